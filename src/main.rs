@@ -1,0 +1,2 @@
+//! The `eif` program: a thin shell over the library.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Images for tests and for the first command, made from source.
