@@ -1,2 +1,7 @@
 //! The `eif` program: a thin shell over the library.
-fn main() {}
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

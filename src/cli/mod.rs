@@ -1,0 +1,70 @@
+//! The command line: arguments to a library call to output. One file a subcommand.
+
+mod failure;
+mod ui;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use failure::Failure;
+use ui::Ui;
+
+/// Turn container images into AWS Nitro Enclave images that anyone can rebuild bit for bit.
+#[derive(Parser)]
+#[command(
+    name = "eif",
+    version,
+    max_term_width = 100,
+    after_help = "Example:\n  eif build docker-archive:app.tar -o app.eif"
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every subcommand takes.
+#[derive(Args)]
+struct Global {
+    /// Print no warning, note or progress on stderr
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Say more on stderr (repeatable)
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Colours on stderr
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorChoice,
+    /// Machine-readable: a refusal is also printed as a JSON object, on stderr's last line
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {}
+
+/// Runs the program and gives its exit code: 0 done, 1 refused or failed, 2 usage.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let matches = match Cli::command().try_get_matches_from(&arguments) {
+        Ok(matches) => matches,
+        Err(error) => return failure::usage(&error, json),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return failure::usage(&error, json),
+    };
+    let mut ui = Ui::new(&cli.global);
+    match dispatch(cli.command, &mut ui) {
+        Ok(code) => code,
+        Err(failure) => failure.report(&ui),
+    }
+}
+
+fn dispatch(command: Command, _ui: &mut Ui) -> Result<ExitCode, Failure> {
+    match command {}
+}
