@@ -1,0 +1,314 @@
+//! Images in a tar: docker-archive (`docker save`) and oci-archive.
+//!
+//! The tar is indexed once (names to offsets) and then read by offset, so the order of its members does not matter.
+//! The `tar` crate reads the outer archive: its members' bytes are verified by digest, so where a crafted header could
+//! make two readers disagree, the digest decides.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, BufReader, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::config::Parsed;
+use super::manifest::{self, json, named, words};
+use super::{Digest, Error, File, Files, Image, JSON_LIMIT, Layer, Platform, Selector, Verified};
+
+/// Members of an archive; one image has a few per layer.
+const MEMBER_LIMIT: usize = 100_000;
+/// Links to links inside an archive.
+const LINK_DEPTH: usize = 8;
+
+/// Where a member's bytes are.
+enum Member {
+    File { offset: u64, size: u64 },
+    Link(String),
+}
+
+/// An indexed tar.
+pub(super) struct Archive {
+    file: fs::File,
+    label: String,
+    members: BTreeMap<String, Member>,
+}
+
+impl Archive {
+    /// Opens and indexes a tar, plain or in gzip or zstd; `-` is stdin. What cannot be sought in is spooled to
+    /// `scratch`.
+    pub(super) fn open(path: &Path, scratch: &Path) -> Result<Self, Error> {
+        let label = if path.as_os_str() == "-" { "stdin".to_owned() } else { path.display().to_string() };
+        let io = |source| Error::Io { what: label.clone(), source };
+        let mut file = if path.as_os_str() == "-" {
+            spool(&mut io::stdin().lock(), scratch).map_err(io)?
+        } else {
+            regular(path, scratch).map_err(io)?
+        };
+        let mut magic = [0; 4];
+        let count = file.read_at(&mut magic, 0).map_err(io)?;
+        let magic = magic.get(..count).unwrap_or_default();
+        if magic.starts_with(&[0x1f, 0x8b]) {
+            file = spool(&mut flate2::bufread::MultiGzDecoder::new(BufReader::new(file)), scratch).map_err(io)?;
+        } else if magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+            file = zstd::Decoder::new(file).and_then(|mut decoder| spool(&mut decoder, scratch)).map_err(io)?;
+        }
+        file.rewind().map_err(io)?;
+        let members = index(&file, &label)?;
+        Ok(Self { file, label, members })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+}
+
+/// A file that can be read by offset: the file itself, or the spooled bytes of a pipe.
+fn regular(path: &Path, scratch: &Path) -> io::Result<fs::File> {
+    let mut file = fs::File::open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(io::Error::other("a directory, not an archive"));
+    }
+    if metadata.is_file() { Ok(file) } else { spool(&mut file, scratch) }
+}
+
+/// Copies a stream to an unnamed temporary file.
+fn spool(reader: &mut dyn Read, scratch: &Path) -> io::Result<fs::File> {
+    let mut file = tempfile::tempfile_in(scratch)?;
+    io::copy(reader, &mut file)?;
+    file.flush()?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn index(file: &fs::File, label: &str) -> Result<BTreeMap<String, Member>, Error> {
+    let bad = |source: io::Error| Error::NotAnImage {
+        what: label.to_owned(),
+        why: format!("it cannot be read as a tar: {source}"),
+    };
+    let mut members = BTreeMap::new();
+    let mut archive = tar::Archive::new(file);
+    for entry in archive.entries_with_seek().map_err(bad)? {
+        let entry = entry.map_err(bad)?;
+        let name = clean(&entry.path_bytes());
+        let member = if entry.header().entry_type().is_symlink() || entry.header().entry_type().is_hard_link() {
+            let target = entry.link_name_bytes().unwrap_or_default();
+            let target = clean(&target);
+            let absolute = entry.header().entry_type().is_hard_link();
+            Member::Link(if absolute { target } else { beside(&name, &target) })
+        } else if entry.header().entry_type().is_file() {
+            Member::File { offset: entry.raw_file_position(), size: entry.size() }
+        } else {
+            continue;
+        };
+        members.insert(name, member);
+        if members.len() > MEMBER_LIMIT {
+            let why = format!("the archive has more than {MEMBER_LIMIT} members");
+            return Err(Error::NotAnImage { what: label.to_owned(), why });
+        }
+    }
+    Ok(members)
+}
+
+/// A member's name as it is looked up: no `./` before it.
+fn clean(name: &[u8]) -> String {
+    let text = String::from_utf8_lossy(name);
+    text.trim_start_matches("./").trim_start_matches('/').to_owned()
+}
+
+/// The name that a relative link of `name` leads to, without leaving the archive.
+fn beside(name: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = name.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+impl Files for Archive {
+    fn open(&self, name: &str) -> Result<Option<File<'_>>, Error> {
+        let mut name = clean(name.as_bytes());
+        for _ in 0..LINK_DEPTH {
+            match self.members.get(&name) {
+                None => return Ok(None),
+                Some(Member::File { offset, size }) => {
+                    let bytes = Box::new(Range { file: &self.file, at: *offset, left: *size });
+                    return Ok(Some(File { bytes, size: *size }));
+                }
+                Some(Member::Link(target)) => name.clone_from(target),
+            }
+        }
+        let why = format!("the link `{name}` leads nowhere");
+        Err(Error::NotAnImage { what: self.label.clone(), why })
+    }
+}
+
+/// Reads a range of a file by offset, so that several threads can share the file.
+struct Range<'a> {
+    file: &'a fs::File,
+    at: u64,
+    left: u64,
+}
+
+impl Read for Range<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.file.read_at(buffer.get_mut(..most).unwrap_or_default(), self.at)?;
+        if count == 0 && most > 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive is cut off"));
+        }
+        self.at = self.at.saturating_add(count as u64);
+        self.left = self.left.saturating_sub(count as u64);
+        Ok(count)
+    }
+}
+
+/// One image in `manifest.json` of `docker save`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Saved {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+/// Opens an image of a docker-archive.
+///
+/// Docker 25 and later write an OCI layout too. Then that is read, because it has digests for the blobs; both name
+/// the same config.
+pub(super) fn open_docker(archive: Archive, name: Option<&str>, platform: &Platform) -> Result<Image, Error> {
+    let label = archive.label.clone();
+    if !archive.has("manifest.json") {
+        let why = "no `manifest.json` in it, so it was not made by `docker save`".to_owned();
+        return Err(Error::NotAnImage { what: label, why });
+    }
+    let saved: Vec<Saved> = json(&named(&archive, "manifest.json")?, "manifest.json")?;
+    let picked = pick(&saved, name, &label)?;
+    if archive.has("oci-layout")
+        && archive.has("index.json")
+        && let Some(digest) = layout_digest(&archive, picked)?
+    {
+        return manifest::open(Box::new(archive), &Selector::Digest(digest), platform);
+    }
+    from_saved(archive, picked, platform)
+}
+
+/// The entry of `index.json` whose manifest has the config that `manifest.json` names; none when the archive has
+/// several platforms or the two disagree on names.
+fn layout_digest(archive: &Archive, saved: &Saved) -> Result<Option<Digest>, Error> {
+    let index: oci_spec::image::ImageIndex = json(&named(archive, "index.json")?, "index.json")?;
+    for entry in index.manifests() {
+        let Ok(digest) = entry.digest().as_ref().parse::<Digest>() else { continue };
+        let name = manifest::blob_name(&digest);
+        let Some(file) = archive.open(&name)? else { continue };
+        if file.size > JSON_LIMIT {
+            continue;
+        }
+        let value: serde_json::Value = json(&named(archive, &name)?, &name)?;
+        let config = value.pointer("/config/digest").and_then(serde_json::Value::as_str).unwrap_or_default();
+        if config.strip_prefix("sha256:").is_some_and(|hex| saved.config == format!("blobs/sha256/{hex}")) {
+            return Ok(Some(digest));
+        }
+    }
+    Ok(None)
+}
+
+fn pick<'a>(saved: &'a [Saved], name: Option<&str>, label: &str) -> Result<&'a Saved, Error> {
+    let tags = |image: &'a Saved| image.repo_tags.as_deref().unwrap_or_default();
+    let names = || {
+        let all: Vec<&str> = saved.iter().flat_map(tags).map(String::as_str).collect();
+        if all.is_empty() { "images without a name".to_owned() } else { all.join(", ") }
+    };
+    match (name, saved) {
+        (_, []) => Err(Error::NotAnImage { what: label.to_owned(), why: "`manifest.json` lists no image".to_owned() }),
+        (None, [only]) => Ok(only),
+        (None, several) => Err(Error::Ambiguous { what: label.to_owned(), count: several.len(), names: names() }),
+        (Some(wanted), several) => {
+            let found = several.iter().find(|image| tags(image).iter().any(|tag| normal(tag) == normal(wanted)));
+            found.ok_or_else(|| Error::NotFound { what: label.to_owned(), wanted: wanted.to_owned(), names: names() })
+        }
+    }
+}
+
+/// Docker's full form of a name: `x` is `docker.io/library/x:latest`.
+fn normal(name: &str) -> String {
+    let (domain, rest) = match name.split_once('/') {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest.to_owned()),
+        Some(_) => ("docker.io", name.to_owned()),
+        None => ("docker.io", format!("library/{name}")),
+    };
+    let tagged = rest.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
+    if tagged { format!("{domain}/{rest}") } else { format!("{domain}/{rest}:latest") }
+}
+
+/// An image of `manifest.json` alone: its layers have no digest but the config's diff_ids.
+fn from_saved(archive: Archive, saved: &Saved, platform: &Platform) -> Result<Image, Error> {
+    let what = format!("config `{}`", saved.config);
+    let bytes = config_bytes(&archive, &saved.config, &what)?;
+    let config = Parsed::from_json(&bytes, &what)?;
+    if !config.runs_on(platform) {
+        let available = words(&config.os, &config.architecture, config.variant.as_deref());
+        return Err(Error::NoPlatform { what: archive.label, wanted: platform.to_string(), available });
+    }
+    let names = saved.layers.as_deref().unwrap_or_default();
+    let diff_ids = config.diff_ids()?;
+    if names.len() != diff_ids.len() {
+        return Err(Error::LayerCount { manifest: names.len(), config: diff_ids.len() });
+    }
+    let mut layers = Vec::new();
+    for (index, (name, diff_id)) in names.iter().zip(diff_ids).enumerate() {
+        if archive.open(name)?.is_none() {
+            let what = format!("layer {}/{} (`{name}`)", index.saturating_add(1), names.len());
+            return Err(Error::MissingBlob { what });
+        }
+        layers.push(Layer { name: name.clone(), blob: None, diff_id, compression: None });
+    }
+    let config = config.into_config();
+    Ok(Image { manifest_digest: None, platform: *platform, config, layers, files: Box::new(archive) })
+}
+
+/// The config, verified: its name in the archive is its digest.
+fn config_bytes(archive: &Archive, name: &str, what: &str) -> Result<Vec<u8>, Error> {
+    let file = archive.open(name)?.ok_or_else(|| Error::MissingBlob { what: what.to_owned() })?;
+    if file.size > JSON_LIMIT {
+        let why = format!("{} bytes, the limit is {JSON_LIMIT}", file.size);
+        return Err(Error::BadManifest { what: what.to_owned(), why });
+    }
+    let hex = name.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
+    let mut bytes = Vec::new();
+    let read = match format!("sha256:{hex}").parse::<Digest>() {
+        Ok(digest) => Verified::new(file.bytes, digest, None, what.to_owned()).read_to_end(&mut bytes),
+        Err(_) => file.bytes.take(JSON_LIMIT).read_to_end(&mut bytes),
+    };
+    read.map_err(|error| Error::from_io(error, what))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_compared_in_their_full_form() {
+        assert_eq!(normal("x"), "docker.io/library/x:latest");
+        assert_eq!(normal("x:1"), normal("docker.io/library/x:1"));
+        assert_eq!(normal("me/x"), "docker.io/me/x:latest");
+        assert_eq!(normal("localhost:5000/x:1"), "localhost:5000/x:1");
+    }
+
+    #[test]
+    fn links_stay_inside_the_archive() {
+        assert_eq!(beside("abc/layer.tar", "../def/layer.tar"), "def/layer.tar");
+        assert_eq!(beside("abc/layer.tar", "../../../etc/passwd"), "etc/passwd");
+    }
+}

@@ -1,0 +1,203 @@
+//! Every way in which an image is refused before its layers are looked into.
+
+use std::io;
+
+use super::Digest;
+use crate::Refusal;
+
+/// Why an image cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The reference has no form that this version knows.
+    #[error("`{text}`: {why}")]
+    Reference {
+        /// What the user typed.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The operating system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// The file and what was done with it.
+        what: String,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The place is no OCI layout or docker-archive.
+    #[error("{what}: {why}")]
+    NotAnImage {
+        /// The file or blob.
+        what: String,
+        /// What it is instead.
+        why: String,
+    },
+    /// A manifest, an index or a config that cannot be read as one.
+    #[error("{what}: {why}")]
+    BadManifest {
+        /// The document, with its digest.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A digest that is not `sha256:` and 64 lower-case hex digits.
+    #[error("`{text}` is no digest that this version supports")]
+    BadDigest {
+        /// The text that stands where a digest should.
+        text: String,
+    },
+    /// Docker's first manifest format.
+    #[error("{what}: a Docker schema 1 manifest, which names no config and has no verifiable layers")]
+    Schema1 {
+        /// The manifest.
+        what: String,
+    },
+    /// A media type that is no layer of a container image.
+    #[error("{what}: media type `{media_type}` is not supported{hint}")]
+    MediaType {
+        /// The layer or manifest.
+        what: String,
+        /// The type as it stands there.
+        media_type: String,
+        /// What is known of it, beginning with a comma, or nothing.
+        hint: &'static str,
+    },
+    /// The image has no manifest for the platform.
+    #[error("{what}: no image for {wanted}; there is: {available}")]
+    NoPlatform {
+        /// The index or image.
+        what: String,
+        /// The platform that was asked for.
+        wanted: String,
+        /// What is there, comma-separated.
+        available: String,
+    },
+    /// Several images, and the reference names none of them.
+    #[error("{what} holds {count} images and the reference picks none of them: {names}")]
+    Ambiguous {
+        /// The layout or archive.
+        what: String,
+        /// How many there are.
+        count: usize,
+        /// Their names, comma-separated.
+        names: String,
+    },
+    /// The reference names an image that is not there.
+    #[error("{what} has no image `{wanted}`; there is: {names}")]
+    NotFound {
+        /// The layout or archive.
+        what: String,
+        /// The name that was asked for.
+        wanted: String,
+        /// What is there, comma-separated.
+        names: String,
+    },
+    /// A blob that the manifest names is not there.
+    #[error("{what}: the blob is missing")]
+    MissingBlob {
+        /// Which one.
+        what: String,
+    },
+    /// A layer whose blob is not here and must not be fetched from elsewhere.
+    #[error("{what}: a foreign (non-distributable) layer whose blob is not in the image")]
+    ForeignLayer {
+        /// Which one.
+        what: String,
+    },
+    /// The bytes are not those that the digest names.
+    #[error("{what}: the bytes have the digest {got}, expected {want}")]
+    DigestMismatch {
+        /// Layer, config or manifest.
+        what: String,
+        /// From the manifest.
+        want: Digest,
+        /// Of the bytes.
+        got: Digest,
+    },
+    /// Fewer bytes than the manifest says.
+    #[error("{what}: {got} bytes came, the manifest says {want}")]
+    SizeMismatch {
+        /// Layer, config or manifest.
+        what: String,
+        /// From the manifest, in bytes.
+        want: u64,
+        /// What came, in bytes.
+        got: u64,
+    },
+    /// More bytes than the manifest says.
+    #[error("{what}: more bytes came than the {want} of the manifest")]
+    TooLong {
+        /// Layer, config or manifest.
+        what: String,
+        /// From the manifest, in bytes.
+        want: u64,
+    },
+    /// Manifest and config disagree on the number of layers.
+    #[error("the manifest has {manifest} layers, the config has {config} diff_ids")]
+    LayerCount {
+        /// Layers in the manifest.
+        manifest: usize,
+        /// diff_ids in the config.
+        config: usize,
+    },
+}
+
+impl Refusal for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Error::Reference { .. } => "E-reference",
+            Error::Io { .. } => "E-io",
+            Error::NotAnImage { .. } => "E-not-an-image",
+            Error::BadManifest { .. } => "E-bad-manifest",
+            Error::BadDigest { .. } => "E-bad-digest",
+            Error::Schema1 { .. } => "E-schema1",
+            Error::MediaType { .. } => "E-media-type",
+            Error::NoPlatform { .. } => "E-no-platform",
+            Error::Ambiguous { .. } => "E-ambiguous-image",
+            Error::NotFound { .. } => "E-image-not-found",
+            Error::MissingBlob { .. } => "E-missing-blob",
+            Error::ForeignLayer { .. } => "E-foreign-layer",
+            Error::DigestMismatch { .. } => "E-digest-mismatch",
+            Error::SizeMismatch { .. } | Error::TooLong { .. } => "E-size-mismatch",
+            Error::LayerCount { .. } => "E-layer-count-mismatch",
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        let line = match self {
+            Error::Reference { .. } => "use oci:PATH[:TAG], oci-archive:PATH[:TAG] or docker-archive:PATH[:NAME]",
+            Error::Io { .. } => "check that the path exists and may be read",
+            Error::NotAnImage { .. } => "make one with `docker save -o app.tar IMAGE` or `skopeo copy … oci:app`",
+            Error::BadManifest { .. } => "the image is damaged or was made by a broken tool; fetch it again",
+            Error::BadDigest { .. } => "digests are `sha256:` and 64 lower-case hex digits",
+            Error::Schema1 { .. } => "push it again with docker 1.10 or later, or run `skopeo copy --format oci`",
+            Error::MediaType { .. } => "layers are tar, tar+gzip or tar+zstd; convert with `skopeo copy --format oci`",
+            Error::NoPlatform { .. } => "pass --platform with one of those",
+            Error::Ambiguous { .. } => "put one of the names behind the path: oci:PATH:NAME",
+            Error::NotFound { .. } => "check the name behind the path",
+            Error::MissingBlob { .. } => "the copy of the image is incomplete; copy it again",
+            Error::ForeignLayer { .. } => "copy the image with a tool that includes foreign layers",
+            Error::DigestMismatch { .. } => "the bytes were damaged or changed; copy the image again",
+            Error::SizeMismatch { .. } => "the transfer was cut; copy the image again",
+            Error::TooLong { .. } => "the bytes were damaged or changed; copy the image again",
+            Error::LayerCount { .. } => "the image is damaged or was made by a broken tool; fetch it again",
+        };
+        vec![line.to_owned()]
+    }
+}
+
+impl Error {
+    /// Takes the refusal out of an I/O error that carried it through a reader, else says `what` met the I/O error.
+    pub fn from_io(error: io::Error, what: &str) -> Self {
+        match error.downcast::<Error>() {
+            Ok(error) => error,
+            Err(source) => Error::Io { what: what.to_owned(), source },
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        io::Error::other(error)
+    }
+}

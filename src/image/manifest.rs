@@ -1,0 +1,314 @@
+//! From the index of an OCI layout to one image: selection by name and platform, and every check that needs no layer.
+
+use std::io::Read;
+
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
+use serde::de::DeserializeOwned;
+
+use super::config::Parsed;
+use super::{Digest, Error, Files, Image, JSON_LIMIT, Layer, Platform, Selector, Verified};
+
+/// Indexes inside indexes are followed this deep.
+const INDEX_DEPTH: usize = 4;
+
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// BuildKit marks its attestation manifests so, and gives them the platform `unknown/unknown`.
+const ATTESTATION: &str = "vnd.docker.reference.type";
+
+/// How a layer's tar is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, any number of members (RFC 1952).
+    Gzip,
+    /// Zstandard, any number of frames (RFC 8878).
+    Zstd,
+}
+
+impl std::fmt::Display for Compression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Compression::None => "plain tar",
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+        })
+    }
+}
+
+/// Opens the image that `selector` and `platform` pick out of the OCI layout in `files`.
+pub(super) fn open(files: Box<dyn Files>, selector: &Selector, platform: &Platform) -> Result<Image, Error> {
+    let bytes = named(&*files, "index.json")?;
+    let index: ImageIndex = json(&bytes, "index.json")?;
+    let picked = select(index.manifests(), selector)?;
+    let manifest = Resolver { files: &*files, platform }.resolve(&picked)?;
+    from_manifest(files, manifest, platform)
+}
+
+/// The entries of `index.json` that the selector leaves: all of one name, for the platform to choose from.
+fn select(entries: &[Descriptor], selector: &Selector) -> Result<Vec<Descriptor>, Error> {
+    let what = || "index.json".to_owned();
+    let names = || {
+        let names: Vec<&str> = entries.iter().filter_map(ref_name).collect();
+        if names.is_empty() { "images without a name".to_owned() } else { names.join(", ") }
+    };
+    let keep = |test: &dyn Fn(&Descriptor) -> bool| entries.iter().filter(|e| test(e)).cloned().collect::<Vec<_>>();
+    let (picked, wanted) = match selector {
+        Selector::Only => {
+            let mut distinct: Vec<Option<&str>> =
+                entries.iter().filter(|entry| !is_attestation(entry)).map(ref_name).collect();
+            distinct.sort_unstable();
+            distinct.dedup();
+            if distinct.len() > 1 {
+                return Err(Error::Ambiguous { what: what(), count: distinct.len(), names: names() });
+            }
+            (entries.to_vec(), "any".to_owned())
+        }
+        Selector::Tag(tag) => (keep(&|entry| ref_name(entry) == Some(tag)), tag.clone()),
+        Selector::Digest(digest) => {
+            let text = digest.to_string();
+            (keep(&|entry| entry.digest().as_ref() == text), text)
+        }
+    };
+    if picked.is_empty() {
+        return Err(Error::NotFound { what: what(), wanted, names: names() });
+    }
+    Ok(picked)
+}
+
+fn ref_name(entry: &Descriptor) -> Option<&str> {
+    entry.annotations().as_ref()?.get(REF_NAME).map(String::as_str)
+}
+
+fn is_attestation(entry: &Descriptor) -> bool {
+    let annotated = entry.annotations().as_ref().is_some_and(|annotations| annotations.contains_key(ATTESTATION));
+    annotated || entry.platform().as_ref().is_some_and(|platform| platform.os().to_string() == "unknown")
+}
+
+/// A manifest that was chosen, with its digest and its config.
+struct Chosen {
+    digest: Digest,
+    manifest: ImageManifest,
+    config: Parsed,
+}
+
+/// Walks indexes down to the manifest of one platform.
+struct Resolver<'a> {
+    files: &'a dyn Files,
+    platform: &'a Platform,
+}
+
+impl Resolver<'_> {
+    fn resolve(&self, entries: &[Descriptor]) -> Result<Chosen, Error> {
+        let mut available = Vec::new();
+        if let Some(chosen) = self.search(entries, 0, &mut available)? {
+            return Ok(chosen);
+        }
+        available.sort();
+        available.dedup();
+        let available = if available.is_empty() { "nothing".to_owned() } else { available.join(", ") };
+        Err(Error::NoPlatform { what: "index.json".to_owned(), wanted: self.platform.to_string(), available })
+    }
+
+    /// The first manifest for the platform, depth first, as containers/image chooses.
+    fn search(
+        &self,
+        entries: &[Descriptor],
+        depth: usize,
+        available: &mut Vec<String>,
+    ) -> Result<Option<Chosen>, Error> {
+        for entry in entries.iter().filter(|entry| !is_attestation(entry)) {
+            if let Some(platform) = entry.platform() {
+                let (os, arch) = (platform.os().to_string(), platform.architecture().to_string());
+                if !self.platform.matches(&os, &arch, platform.variant().as_deref()) {
+                    available.push(words(&os, &arch, platform.variant().as_deref()));
+                    continue;
+                }
+            }
+            if let Some(chosen) = self.enter(entry, depth, available)? {
+                return Ok(Some(chosen));
+            }
+        }
+        Ok(None)
+    }
+
+    fn enter(&self, entry: &Descriptor, depth: usize, available: &mut Vec<String>) -> Result<Option<Chosen>, Error> {
+        let digest: Digest = entry.digest().as_ref().parse()?;
+        let what = format!("manifest {}", digest.short());
+        match entry.media_type().as_ref() {
+            OCI_INDEX | DOCKER_INDEX => {
+                if depth >= INDEX_DEPTH {
+                    let why = format!("indexes are nested more than {INDEX_DEPTH} deep");
+                    return Err(Error::BadManifest { what, why });
+                }
+                let bytes = blob(self.files, &digest, entry.size(), &what)?;
+                let index: ImageIndex = json(&bytes, &what)?;
+                self.search(index.manifests(), depth.saturating_add(1), available)
+            }
+            OCI_MANIFEST | DOCKER_MANIFEST => {
+                let bytes = blob(self.files, &digest, entry.size(), &what)?;
+                self.manifest(digest, &bytes, &what, available)
+            }
+            other if other.contains("manifest.v1") => Err(Error::Schema1 { what }),
+            other => Err(media_type(what, other)),
+        }
+    }
+
+    fn manifest(
+        &self,
+        digest: Digest,
+        bytes: &[u8],
+        what: &str,
+        available: &mut Vec<String>,
+    ) -> Result<Option<Chosen>, Error> {
+        refuse_artifact(bytes, what)?;
+        let manifest: ImageManifest = json(bytes, what)?;
+        let descriptor = manifest.config();
+        let config_digest: Digest = descriptor.digest().as_ref().parse()?;
+        let config_what = format!("config {}", config_digest.short());
+        let config = blob(self.files, &config_digest, descriptor.size(), &config_what)?;
+        let config = Parsed::from_json(&config, &config_what)?;
+        if !config.runs_on(self.platform) {
+            available.push(words(&config.os, &config.architecture, config.variant.as_deref()));
+            return Ok(None);
+        }
+        Ok(Some(Chosen { digest, manifest, config }))
+    }
+}
+
+/// Says what a manifest is for when it is of no container image, before its JSON is held to an image's shape.
+fn refuse_artifact(bytes: &[u8], what: &str) -> Result<(), Error> {
+    let value: serde_json::Value = json(bytes, what)?;
+    if value.get("schemaVersion").and_then(serde_json::Value::as_u64) == Some(1) {
+        return Err(Error::Schema1 { what: what.to_owned() });
+    }
+    let config = value.pointer("/config/mediaType").and_then(serde_json::Value::as_str);
+    match config {
+        None | Some("application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json") => {
+            Ok(())
+        }
+        Some(other) => Err(Error::NotAnImage {
+            what: what.to_owned(),
+            why: format!("an OCI artifact whose config is `{other}`, not a container image"),
+        }),
+    }
+}
+
+pub(super) fn words(os: &str, arch: &str, variant: Option<&str>) -> String {
+    match variant.filter(|variant| !variant.is_empty()) {
+        Some(variant) => format!("{os}/{arch}/{variant}"),
+        None => format!("{os}/{arch}"),
+    }
+}
+
+fn from_manifest(files: Box<dyn Files>, chosen: Chosen, platform: &Platform) -> Result<Image, Error> {
+    let layers = chosen.manifest.layers();
+    let diff_ids = chosen.config.diff_ids()?;
+    if layers.len() != diff_ids.len() {
+        return Err(Error::LayerCount { manifest: layers.len(), config: diff_ids.len() });
+    }
+    let count = layers.len();
+    let layers = layers
+        .iter()
+        .zip(diff_ids)
+        .enumerate()
+        .map(|(index, (descriptor, diff_id))| layer(&*files, descriptor, diff_id, index, count))
+        .collect::<Result<Vec<_>, _>>()?;
+    let manifest_digest = Some(chosen.digest);
+    Ok(Image { manifest_digest, platform: *platform, config: chosen.config.into_config(), layers, files })
+}
+
+fn layer(
+    files: &dyn Files,
+    descriptor: &Descriptor,
+    diff_id: Digest,
+    index: usize,
+    count: usize,
+) -> Result<Layer, Error> {
+    let digest: Digest = descriptor.digest().as_ref().parse()?;
+    let what = format!("layer {}/{count} ({})", index.saturating_add(1), digest.short());
+    let name = blob_name(&digest);
+    let media = descriptor.media_type().to_string();
+    let compression = layer_compression(&media).ok_or_else(|| media_type(what.clone(), &media))?;
+    let present = files.open(&name)?.is_some();
+    if !present && (media.contains("nondistributable") || media.contains("foreign")) {
+        return Err(Error::ForeignLayer { what });
+    }
+    if !present {
+        return Err(Error::MissingBlob { what });
+    }
+    Ok(Layer { name, blob: Some((digest, descriptor.size())), diff_id, compression: Some(compression) })
+}
+
+fn layer_compression(media: &str) -> Option<Compression> {
+    const BASES: [&str; 4] = [
+        "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    ];
+    let suffix = BASES.iter().find_map(|base| media.strip_prefix(base))?;
+    match suffix {
+        "" => Some(Compression::None),
+        "+gzip" | ".gzip" => Some(Compression::Gzip),
+        "+zstd" | ".zstd" => Some(Compression::Zstd),
+        _ => None,
+    }
+}
+
+fn media_type(what: String, media_type: &str) -> Error {
+    let hint = if media_type.contains("encrypted") {
+        ", the layer is encrypted"
+    } else if media_type.contains("squashfs") {
+        ", a squashfs image (Singularity)"
+    } else if media_type.contains("in-toto") {
+        ", an attestation"
+    } else if media_type.contains("helm") || media_type.contains("wasm") {
+        ", not a container image"
+    } else {
+        ""
+    };
+    Error::MediaType { what, media_type: media_type.to_owned(), hint }
+}
+
+/// Where an OCI layout keeps a blob (image-spec, image-layout.md).
+pub(super) fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// A small blob, whole and verified.
+fn blob(files: &dyn Files, digest: &Digest, size: u64, what: &str) -> Result<Vec<u8>, Error> {
+    if size > JSON_LIMIT {
+        return Err(Error::BadManifest {
+            what: what.to_owned(),
+            why: format!("{size} bytes, the limit is {JSON_LIMIT}"),
+        });
+    }
+    let file = files.open(&blob_name(digest))?.ok_or_else(|| Error::MissingBlob { what: what.to_owned() })?;
+    let mut bytes = Vec::new();
+    Verified::new(file.bytes, *digest, Some(size), what.to_owned())
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::from_io(error, what))?;
+    Ok(bytes)
+}
+
+/// A small named file, whole.
+pub(super) fn named(files: &dyn Files, name: &str) -> Result<Vec<u8>, Error> {
+    let missing = || Error::NotAnImage { what: name.to_owned(), why: "the file is missing".to_owned() };
+    let file = files.open(name)?.ok_or_else(missing)?;
+    if file.size > JSON_LIMIT {
+        let why = format!("{} bytes, the limit is {JSON_LIMIT}", file.size);
+        return Err(Error::BadManifest { what: name.to_owned(), why });
+    }
+    let mut bytes = Vec::new();
+    file.bytes.take(JSON_LIMIT).read_to_end(&mut bytes).map_err(|error| Error::from_io(error, name))?;
+    Ok(bytes)
+}
+
+pub(super) fn json<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|error| Error::BadManifest { what: what.to_owned(), why: error.to_string() })
+}

@@ -1,0 +1,123 @@
+//! Where images come from: a reference becomes a config and verified layer streams.
+//!
+//! A transport gives named files ([`Files`]); all that is common (manifests, platforms, digests) is done once above it.
+
+mod archive;
+mod config;
+mod digest;
+mod error;
+mod layout;
+mod manifest;
+mod platform;
+mod reference;
+
+use std::io::Read;
+use std::path::Path;
+
+pub use config::{Config, Process};
+pub use digest::{Digest, Verified};
+pub use error::Error;
+pub use manifest::Compression;
+pub use platform::Platform;
+pub use reference::{Reference, Selector};
+
+use archive::Archive;
+use layout::Directory;
+
+/// A manifest, an index or a config may be this large, in bytes (containers/image and Docker stop at the same size).
+const JSON_LIMIT: u64 = 4 << 20;
+
+/// Read-only named files: the directory of an OCI layout, or the inside of an archive.
+///
+/// Shared by the threads that read layers, so opening needs no exclusive access.
+trait Files: Send + Sync {
+    /// The file's bytes and its size in bytes, or `None` when there is no such file.
+    fn open(&self, name: &str) -> Result<Option<File<'_>>, Error>;
+}
+
+/// An open file of a transport.
+struct File<'a> {
+    bytes: Box<dyn Read + Send + 'a>,
+    size: u64,
+}
+
+/// One image of one platform: its config, and its layers in the order in which they are applied.
+pub struct Image {
+    /// Digest of the manifest, which docker-archives of old do not have.
+    pub manifest_digest: Option<Digest>,
+    /// What the image's config says that it runs on.
+    pub platform: Platform,
+    /// What the image's config says of the process.
+    pub config: Config,
+    layers: Vec<Layer>,
+    files: Box<dyn Files>,
+}
+
+/// A layer as the manifest names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The file's name inside the transport.
+    name: String,
+    /// Digest and size in bytes of the blob as it is stored, where the transport has a manifest that says so.
+    blob: Option<(Digest, u64)>,
+    /// Digest of the uncompressed tar, from the config.
+    pub diff_id: Digest,
+    /// What the media type says of the compression; `None` where there is no media type.
+    pub compression: Option<Compression>,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Image").field("platform", &self.platform).field("layers", &self.layers).finish_non_exhaustive()
+    }
+}
+
+impl Image {
+    /// Opens the image that `reference` names, for `platform`.
+    ///
+    /// Reads manifests and config, and no layer. Temporary files (an archive from stdin, or a compressed one) go to
+    /// `scratch`.
+    ///
+    /// # Errors
+    /// Every refusal of [`Error`] that needs no layer to be read.
+    pub fn open(reference: &Reference, platform: &Platform, scratch: &Path) -> Result<Self, Error> {
+        match reference {
+            Reference::Oci { path, selector } => manifest::open(Box::new(Directory::open(path)?), selector, platform),
+            Reference::OciArchive { path, selector } => {
+                manifest::open(Box::new(Archive::open(path, scratch)?), selector, platform)
+            }
+            Reference::DockerArchive { path, name } => {
+                archive::open_docker(Archive::open(path, scratch)?, name.as_deref(), platform)
+            }
+        }
+    }
+
+    /// The layers, lowest first.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// How messages name layer `index`: `layer 2/5 (sha256:…)`.
+    pub fn layer_label(&self, index: usize) -> String {
+        let name = match self.layers.get(index) {
+            Some(Layer { blob: Some((digest, _)), .. }) => digest.short(),
+            Some(layer) => layer.diff_id.short(),
+            None => "?".to_owned(),
+        };
+        format!("layer {}/{} ({name})", index.saturating_add(1), self.layers.len())
+    }
+
+    /// The stored bytes of layer `index`; the reader fails at their end unless size and digest are the manifest's.
+    ///
+    /// # Errors
+    /// [`Error::MissingBlob`], or what opening the file gives.
+    pub fn open_layer(&self, index: usize) -> Result<Box<dyn Read + Send + '_>, Error> {
+        let label = self.layer_label(index);
+        let layer = self.layers.get(index).ok_or_else(|| Error::MissingBlob { what: label.clone() })?;
+        let file = self.files.open(&layer.name)?.ok_or(Error::MissingBlob { what: label.clone() })?;
+        Ok(match layer.blob {
+            Some((digest, size)) => Box::new(Verified::new(file.bytes, digest, Some(size), label)),
+            None => file.bytes,
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! What the user types to name an image: `TRANSPORT:PLACE`, in skopeo's words.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::{Digest, Error};
+
+/// An image reference. Paths are bytes: they need not be UTF-8.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reference {
+    /// `oci:PATH[:TAG|@DIGEST]`: a directory in the OCI image layout.
+    Oci {
+        /// The directory.
+        path: PathBuf,
+        /// Which of its images.
+        selector: Selector,
+    },
+    /// `oci-archive:PATH[:TAG|@DIGEST]`: the same, in a tar.
+    OciArchive {
+        /// The tar; `-` is stdin.
+        path: PathBuf,
+        /// Which of its images.
+        selector: Selector,
+    },
+    /// `docker-archive:PATH[:NAME[:TAG]]`: what `docker save` writes.
+    DockerArchive {
+        /// The tar; `-` is stdin.
+        path: PathBuf,
+        /// Which of its images.
+        name: Option<String>,
+    },
+}
+
+/// Which image of an OCI layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// The only one there is.
+    Only,
+    /// The one whose annotation `org.opencontainers.image.ref.name` is this.
+    Tag(String),
+    /// The one with this manifest or index digest.
+    Digest(Digest),
+}
+
+impl Reference {
+    /// Reads a reference.
+    ///
+    /// # Errors
+    /// [`Error::Reference`] for a transport that this version lacks or an empty part; [`Error::BadDigest`].
+    pub fn parse(text: &OsStr) -> Result<Self, Error> {
+        let refuse = |why: &str| Error::Reference { text: text.to_string_lossy().into_owned(), why: why.to_owned() };
+        let (transport, rest) = split_at_byte(text.as_bytes(), b':').ok_or_else(|| refuse("no transport is named"))?;
+        if rest.is_empty() {
+            return Err(refuse("the path is missing"));
+        }
+        match transport {
+            b"oci" => layout(rest, &refuse).map(|(path, selector)| Self::Oci { path, selector }),
+            b"oci-archive" => layout(rest, &refuse).map(|(path, selector)| Self::OciArchive { path, selector }),
+            b"docker-archive" => {
+                let (path, name) = place(rest, &refuse)?;
+                Ok(Self::DockerArchive { path, name })
+            }
+            other => Err(refuse(&format!("`{}:` is no transport of this version", String::from_utf8_lossy(other)))),
+        }
+    }
+}
+
+/// `PATH[:TAG|@DIGEST]`. Like skopeo, a path cannot hold a colon.
+fn layout(rest: &[u8], refuse: &dyn Fn(&str) -> Error) -> Result<(PathBuf, Selector), Error> {
+    const AT: &[u8] = b"@sha256:";
+    if let Some(at) = rest.windows(AT.len()).position(|window| window == AT) {
+        let (path, digest) = rest.split_at(at);
+        let digest = String::from_utf8_lossy(digest.get(1..).unwrap_or_default()).parse()?;
+        return Ok((PathBuf::from(OsStr::from_bytes(path)), Selector::Digest(digest)));
+    }
+    let (path, tag) = place(rest, refuse)?;
+    Ok((path, tag.map_or(Selector::Only, Selector::Tag)))
+}
+
+/// `PATH[:NAME]`, split at the first colon.
+fn place(rest: &[u8], refuse: &dyn Fn(&str) -> Error) -> Result<(PathBuf, Option<String>), Error> {
+    let Some((path, name)) = split_at_byte(rest, b':') else {
+        return Ok((PathBuf::from(OsStr::from_bytes(rest)), None));
+    };
+    let name = std::str::from_utf8(name).map_err(|_| refuse("the name behind the path is not UTF-8"))?;
+    if path.is_empty() || name.is_empty() {
+        return Err(refuse("the path or the name behind it is missing"));
+    }
+    Ok((PathBuf::from(OsStr::from_bytes(path)), Some(name.to_owned())))
+}
+
+fn split_at_byte(bytes: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {
+    let at = bytes.iter().position(|b| *b == byte)?;
+    Some((bytes.get(..at)?, bytes.get(at.checked_add(1)?..)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Reference, Error> {
+        Reference::parse(OsStr::new(text))
+    }
+
+    #[test]
+    fn the_three_transports() {
+        let path = || PathBuf::from("dir/app");
+        let digest = Digest::of(b"x");
+        assert_eq!(parse("oci:dir/app").unwrap(), Reference::Oci { path: path(), selector: Selector::Only });
+        assert_eq!(
+            parse("oci:dir/app:v1").unwrap(),
+            Reference::Oci { path: path(), selector: Selector::Tag("v1".into()) }
+        );
+        assert_eq!(
+            parse(&format!("oci-archive:dir/app@{digest}")).unwrap(),
+            Reference::OciArchive { path: path(), selector: Selector::Digest(digest) }
+        );
+        assert_eq!(
+            parse("docker-archive:dir/app:me/app:v1").unwrap(),
+            Reference::DockerArchive { path: path(), name: Some("me/app:v1".into()) }
+        );
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in ["", "app", "oci:", "oci::tag", "oci:dir:", "ftp:x", "oci:dir@sha256:12"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}
