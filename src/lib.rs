@@ -25,9 +25,12 @@
 //! - Memory grows with the number of entries, never with the number of bytes.
 
 pub mod image;
+pub mod rootfs;
 
 mod arch;
+mod progress;
 mod refusal;
 
 pub use arch::Arch;
-pub use refusal::{Refusal, Warning};
+pub use progress::{Progress, Silent};
+pub use refusal::{Refusal, Warning, escaped};

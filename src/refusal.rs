@@ -14,6 +14,23 @@ pub trait Refusal: Error {
     fn help(&self) -> Vec<String>;
 }
 
+/// Bytes of a name as they stand in messages: printable UTF-8 as it is, all else as `\\xNN`.
+pub fn escaped(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() || c == '\\' || c == '"' {
+                let mut buffer = [0; 4];
+                c.encode_utf8(&mut buffer).bytes().for_each(|byte| out.push_str(&format!("\\x{byte:02x}")));
+            } else {
+                out.push(c);
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| out.push_str(&format!("\\x{byte:02x}")));
+    }
+    out
+}
+
 /// Something that is not refused but that the user should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {

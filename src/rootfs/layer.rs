@@ -1,0 +1,220 @@
+//! From a tar's entries to changes of a tree. Knows names and whiteouts, knows no tree.
+
+use std::io::BufRead;
+
+use super::entries::{Body, Entries, Fault, TarEntry};
+use super::error::EntryFault;
+use super::tree::{Content, Kind, Metadata, Xattrs};
+
+/// A path from the root, without empty, `.` and `..` components.
+pub(super) type Path = Box<[u8]>;
+
+/// What one entry of a layer does.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Hides a name of the lower layers.
+    Whiteout(Path),
+    /// Hides all names of the lower layers in a directory.
+    Opaque(Path),
+    /// Puts something in its place.
+    Put(Path, Node),
+    /// Gives another name to what is at the second path.
+    Link(Path, Path),
+}
+
+/// Something that is put into a tree.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) metadata: Metadata,
+    /// A directory comes without names.
+    pub(super) kind: Kind,
+    pub(super) xattrs: Option<Box<Xattrs>>,
+}
+
+/// What a layer may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) entries: u64,
+    pub(super) bytes: u64,
+    pub(super) depth: usize,
+}
+
+/// Why a layer was not read to its end.
+#[derive(Debug)]
+pub(super) enum Stop {
+    Fault(Fault),
+    TooManyEntries,
+    TooManyBytes,
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Stop::Fault(fault)
+    }
+}
+
+/// All changes of a layer in their order, and how many bytes its files have.
+pub(super) fn read<R: BufRead>(
+    entries: &mut Entries<R>,
+    layer: u32,
+    bounds: Bounds,
+) -> Result<(Vec<Change>, u64), Stop> {
+    let mut changes = Vec::new();
+    let (mut count, mut bytes) = (0_u64, 0_u64);
+    while let Some(entry) = entries.next()? {
+        count = count.saturating_add(1);
+        if count > bounds.entries {
+            return Err(Stop::TooManyEntries);
+        }
+        if let Body::File { size, .. } = &entry.body {
+            bytes = bytes.saturating_add(*size);
+        }
+        if bytes > bounds.bytes {
+            return Err(Stop::TooManyBytes);
+        }
+        let name = entry.name.clone();
+        if let Some(change) = change(entry, layer, bounds.depth).map_err(|fault| Fault::Entry(name, fault))? {
+            changes.push(change);
+        }
+    }
+    Ok((changes, bytes))
+}
+
+/// What an entry does; `None` for the bookkeeping of AUFS.
+fn change(entry: TarEntry, layer: u32, depth: usize) -> Result<Option<Change>, EntryFault> {
+    let path = normal(&entry.name)?;
+    let components = path.split(|byte| *byte == b'/').count();
+    if components > depth {
+        return Err(EntryFault::TooDeep(components, depth));
+    }
+    let (parent, name) = split(&path);
+    if let Some(marked) = whiteout(parent, name)? {
+        return Ok(match marked {
+            Marked::Whiteout(hidden) => Some(Change::Whiteout(join(parent, hidden))),
+            Marked::Opaque => Some(Change::Opaque(parent.into())),
+            Marked::Bookkeeping => None,
+        });
+    }
+    let TarEntry { mode, uid, gid, mtime, xattrs, body, .. } = entry;
+    let kind = match body {
+        Body::HardLink(target) => {
+            if target.split(|byte| *byte == b'/').any(|part| part.starts_with(b".wh..wh.")) {
+                return Err(EntryFault::Unsupported("a hard link into AUFS's bookkeeping".to_owned()));
+            }
+            return Ok(Some(Change::Link(path, scoped(&target))));
+        }
+        Body::Symlink(target) => Kind::Symlink(target.into()),
+        Body::Directory => Kind::Directory(Default::default()),
+        Body::File { size, extent } => Kind::File(Content { layer, size, extent }),
+        Body::Character(major, minor) => Kind::Character(major, minor),
+        Body::Block(major, minor) => Kind::Block(major, minor),
+        Body::Fifo => Kind::Fifo,
+    };
+    let mode = if matches!(kind, Kind::Symlink(_)) { 0o777 } else { mode };
+    Ok(Some(Change::Put(path, Node { metadata: Metadata { mode, uid, gid, mtime }, kind, xattrs })))
+}
+
+enum Marked<'a> {
+    Whiteout(&'a [u8]),
+    Opaque,
+    Bookkeeping,
+}
+
+/// What a name with the prefix `.wh.` means (image-spec, layer.md, "Whiteouts"). The name decides, not the type.
+fn whiteout<'a>(parent: &[u8], name: &'a [u8]) -> Result<Option<Marked<'a>>, EntryFault> {
+    for part in parent.split(|byte| *byte == b'/') {
+        if part.starts_with(b".wh..wh.") {
+            return Ok(Some(Marked::Bookkeeping));
+        }
+        if part.starts_with(b".wh.") {
+            return Err(EntryFault::BadWhiteout);
+        }
+    }
+    let Some(hidden) = name.strip_prefix(b".wh.") else { return Ok(None) };
+    match hidden {
+        b".wh..opq" => Ok(Some(Marked::Opaque)),
+        b"" | b"." | b".." => Err(EntryFault::BadWhiteout),
+        hidden if hidden.starts_with(b".wh.") => Ok(Some(Marked::Bookkeeping)),
+        hidden => Ok(Some(Marked::Whiteout(hidden))),
+    }
+}
+
+/// An entry's name from the root. Empty for the root itself.
+fn normal(name: &[u8]) -> Result<Path, EntryFault> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in name.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                parts.pop().ok_or(EntryFault::PathTraversal)?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Ok(parts.join(&b'/').into())
+}
+
+/// A hard link's target from the root; `..` stops there.
+fn scoped(target: &[u8]) -> Path {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in target.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join(&b'/').into()
+}
+
+/// A path's parent (empty for the root) and last component.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(at) => (path.get(..at).unwrap_or_default(), path.get(at.saturating_add(1)..).unwrap_or_default()),
+        None => (&[], path),
+    }
+}
+
+fn join(parent: &[u8], name: &[u8]) -> Path {
+    if parent.is_empty() { name.into() } else { [parent, name].join(&b'/').into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_relative_to_the_root() {
+        for name in ["a/b", "/a/b", "./a//b/", "a/x/../b", "a/./b"] {
+            assert_eq!(&*normal(name.as_bytes()).unwrap(), b"a/b", "{name}");
+        }
+        assert_eq!(&*normal(b"./").unwrap(), b"");
+        assert_eq!(normal(b"a/../../b"), Err(EntryFault::PathTraversal));
+        assert_eq!(&*scoped(b"../../a"), b"a");
+    }
+
+    #[test]
+    fn whiteouts_by_name() {
+        let read = |path: &str| {
+            let (parent, name) = split(path.as_bytes());
+            whiteout(parent, name).map(|marked| match marked {
+                None => "file".to_owned(),
+                Some(Marked::Opaque) => "opaque".to_owned(),
+                Some(Marked::Bookkeeping) => "skip".to_owned(),
+                Some(Marked::Whiteout(hidden)) => format!("hides {}", crate::escaped(hidden)),
+            })
+        };
+        assert_eq!(read("a/.wh.b").unwrap(), "hides b");
+        assert_eq!(read(".wh...").unwrap_err(), EntryFault::BadWhiteout);
+        assert_eq!(read(".wh....").unwrap(), "hides ...");
+        assert_eq!(read("a/.wh..wh..opq").unwrap(), "opaque");
+        assert_eq!(read(".wh..wh.plnk/1.2").unwrap(), "skip");
+        assert_eq!(read(".wh..wh.aufs").unwrap(), "skip");
+        assert_eq!(read("a/.what").unwrap(), "file");
+        for bad in [".wh.", ".wh..", "a/.wh...", ".wh.a/b"] {
+            assert_eq!(read(bad).unwrap_err(), EntryFault::BadWhiteout, "{bad}");
+        }
+    }
+}
