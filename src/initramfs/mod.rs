@@ -1,0 +1,15 @@
+//! Tree and process become the two ramdisks that the kernel unpacks, one over the other.
+//!
+//! Ramdisk 1 ([`write_bootstrap`]) is the boot chain: the init, and kernel modules where the kernel needs them.
+//! Ramdisk 2 ([`write_application`]) is the application: `rootfs/…` is the image's file system, and beside it stands
+//! what the init shall run. So PCR1 measures the first and PCR2 the second.
+
+mod application;
+mod bootstrap;
+mod compress;
+mod gzip;
+mod newc;
+
+pub use application::{Application, Mtime, Written, write_application};
+pub use bootstrap::{Bootstrap, write_bootstrap};
+pub use compress::{Compress, Encoder};
