@@ -20,6 +20,7 @@
 
 mod compress;
 mod config;
+mod debian;
 mod docker;
 mod entry;
 mod files;
@@ -31,6 +32,7 @@ mod text;
 
 pub use compress::Compression;
 pub use config::Config;
+pub use debian::{cache_dir, debian_image};
 pub use docker::DockerArchive;
 pub use entry::Entry;
 pub use files::{File, Files};
