@@ -1,0 +1,59 @@
+# The two commands are `make hello` and `make test`; both begin by installing what this machine lacks.
+# What is dear to make is kept outside the checkout: kernels and the Debian image in the user's cache folder,
+# compiled crates where CARGO_TARGET_DIR says.
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# cargo-deny is a tool of ours, not a dependency: it is installed once, beside the other dear things.
+DENY_VERSION := 0.20.2
+DENY := $(CACHE)/eif-tools/cargo-deny-$(DENY_VERSION)
+
+.PHONY: help hello test packages fmt lint deny unit boot kernel debian
+
+help:
+	@echo 'make hello   build eif, its kernel and hello.eif, and boot it'
+	@echo 'make test    everything that must hold: format, lints, licences, all tests (boots included)'
+	@echo 'make fmt | lint | deny | unit | boot | kernel   parts of it'
+
+# Command one.
+hello: packages
+	cargo build --release --locked --package eif --package eif-testdata --bins
+	install -m 755 '$(TARGET)/release/eif' eif
+	./eif kernel build
+	'$(TARGET)/release/hello-image' '$(TARGET)/hello-image'
+	./eif build 'oci:$(TARGET)/hello-image:latest' -o hello.eif
+	./eif run hello.eif --backend qemu --debug --attach
+
+# Command two.
+test: packages lint deny kernel debian
+	cargo test --locked --workspace
+
+packages:
+	@sh .ci/install-packages
+
+fmt:
+	cargo fmt --all
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+# Without `advisories`: see deny.toml.
+deny: $(DENY)/bin/cargo-deny
+	'$<' --locked --log-level error check bans licenses sources
+
+$(DENY)/bin/cargo-deny:
+	cargo install --locked --debug --root '$(DENY)' cargo-deny --version $(DENY_VERSION)
+
+# What needs no kernel, no QEMU and no root.
+unit:
+	cargo test --locked --workspace --lib --bins
+
+boot: packages kernel debian
+	cargo test --locked --test 'boot*'
+
+kernel:
+	cargo run --locked --quiet --bin eif -- kernel build
+
+debian:
+	cargo run --locked --quiet --package eif-testdata --bin debian-image
