@@ -77,6 +77,29 @@ impl Model {
         self.names.get(path).map_or(0, |id| self.names.values().filter(|other| *other == id).count())
     }
 
+    /// The tree as `hello list` prints it: one line an entry, in byte order of the lines.
+    ///
+    /// `KIND MODE UID:GID LINKS /PATH` and, at the end, the SHA-256 of a file's contents, ` -> TARGET` of a symlink or
+    /// ` MAJOR:MINOR` of a device. KIND is `f`, `d`, `l`, `c`, `b` or `p`; MODE has four octal digits; LINKS is the
+    /// number of names (`-` for a directory: file systems disagree); paths and targets are escaped by [`escape`].
+    pub fn listing(&self) -> Vec<String> {
+        let mut lines: Vec<_> = self.names.iter().map(|(path, &id)| self.line(path, &self.nodes[id])).collect();
+        lines.sort();
+        lines
+    }
+
+    fn line(&self, path: &[u8], node: &Node) -> String {
+        let links = if node.kind == 'd' { "-".to_owned() } else { self.links(path).to_string() };
+        let Node { kind, mode, uid, gid, .. } = node;
+        let end = match kind {
+            'f' => format!(" {}", node.sha256()),
+            'l' => format!(" -> {}", escape(&node.target)),
+            'c' | 'b' => format!(" {}:{}", node.device.0, node.device.1),
+            _ => String::new(),
+        };
+        format!("{kind} {mode:04o} {uid}:{gid} {links} /{}{end}", escape(path))
+    }
+
     fn hide(&mut self, layer: &Layer) {
         for entry in layer.entries() {
             let path = clean(&entry.name);
@@ -215,6 +238,20 @@ mod tests {
         let model = Model::of(&layers! { "f 0644 0:0 a one", "--", "h b => a", "--", "w a" });
         assert_eq!(paths(&model), ["", "b"]);
         assert_eq!(model.links(b"b"), 1);
+    }
+
+    #[test]
+    fn a_listing_has_all_that_a_booted_system_can_see() {
+        let model = Model::of(&layers! { "f 4644 1:2 a", r"l 0777 0:0 b\x20b -> a", "c 0600 0:0 n 1:3", "h z => a" });
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let expected = [
+            "c 0600 0:0 1 /n 1:3",
+            "d 0755 0:0 - /",
+            &format!("f 4644 1:2 2 /a {empty}"),
+            &format!("f 4644 1:2 2 /z {empty}"),
+            r"l 0777 0:0 1 /b\x20b -> a",
+        ];
+        assert_eq!(model.listing(), expected);
     }
 
     #[test]
