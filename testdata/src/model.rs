@@ -40,23 +40,35 @@ impl Model {
     /// Applies the layers, bottom first.
     ///
     /// # Panics
-    /// On what the model does not know: raw bytes, entries below a symlink, hard links to nothing.
+    /// On what [`Model::try_of`] does not know.
     pub fn of(layers: &[Layer]) -> Self {
+        Model::try_of(layers).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Applies the layers, bottom first.
+    ///
+    /// # Errors
+    /// What the model has no opinion of, because a good builder refuses it or it is a question of taste: a parent that
+    /// is a file or a symlink, a hard link to nothing, to a directory or to itself, a root that is no directory.
+    ///
+    /// # Panics
+    /// When a layer has raw bytes.
+    pub fn try_of(layers: &[Layer]) -> Result<Self, String> {
         let mut model = Model { names: BTreeMap::from([(Vec::new(), 0)]), nodes: vec![Node::implicit_dir()] };
         for layer in layers {
             model.hide(layer);
-            model.add(layer);
+            model.add(layer)?;
         }
-        model
+        Ok(model)
     }
 
-    /// Adds directories that the build makes: a missing working directory and its parents, mode 0755, root's.
+    /// Adds a directory that the build makes if it is missing, with its parents: mode 0755, root's.
+    ///
+    /// # Panics
+    /// When a parent is no directory.
     pub fn with_dir(mut self, path: &str) -> Self {
         let path = clean(path.as_bytes());
-        self.make_parents(&path);
-        if !self.names.contains_key(&path) {
-            self.insert(path, Node::implicit_dir());
-        }
+        self.make_parents(&join(&path, b"x")).unwrap_or_else(|why| panic!("{why}"));
         self
     }
 
@@ -113,22 +125,32 @@ impl Model {
         }
     }
 
-    fn add(&mut self, layer: &Layer) {
+    fn add(&mut self, layer: &Layer) -> Result<(), String> {
         for entry in layer.entries().filter(|entry| !matches!(entry.typeflag, b'g' | b'x')) {
             let path = clean(&entry.name);
             if split(&path).1.starts_with(b".wh.") {
                 continue;
             }
-            self.make_parents(&path);
+            self.make_parents(&path)?;
             if entry.typeflag == b'1' {
-                let target = clean(&entry.link);
-                let id = *self.names.get(&target).unwrap_or_else(|| panic!("no link target {}", escape(&target)));
-                self.remove(&path);
-                self.names.insert(path, id);
+                self.link(path, &clean(&entry.link))?;
+            } else if path.is_empty() && entry.typeflag != b'5' {
+                return Err("the root is no directory".to_owned());
             } else {
                 self.insert(path, node(entry));
             }
         }
+        Ok(())
+    }
+
+    fn link(&mut self, path: Vec<u8>, target: &[u8]) -> Result<(), String> {
+        let id = *self.names.get(target).ok_or_else(|| format!("no link target {}", escape(target)))?;
+        if self.nodes[id].kind == 'd' || *target == path || is_below(target, &path) {
+            return Err(format!("{} is no link target for {}", escape(target), escape(&path)));
+        }
+        self.remove(&path);
+        self.names.insert(path, id);
+        Ok(())
     }
 
     fn insert(&mut self, path: Vec<u8>, node: Node) {
@@ -140,15 +162,16 @@ impl Model {
         self.nodes.push(node);
     }
 
-    fn make_parents(&mut self, path: &[u8]) {
+    fn make_parents(&mut self, path: &[u8]) -> Result<(), String> {
         for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
             let parent = path[..at].to_vec();
             match self.names.get(&parent).map(|&id| self.nodes[id].kind) {
                 Some('d') => {}
-                Some('l') => panic!("the model does not follow the link {}", escape(&parent)),
-                _ => self.insert(parent, Node::implicit_dir()),
+                Some(kind) => return Err(format!("the parent {} is of kind {kind}", escape(&parent))),
+                None => self.insert(parent, Node::implicit_dir()),
             }
         }
+        Ok(())
     }
 
     fn remove(&mut self, path: &[u8]) {

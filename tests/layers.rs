@@ -1,0 +1,159 @@
+//! Layers become the tree that they mean: `eif`'s tree against a second, slow and simple way to apply layers.
+
+mod common;
+
+use std::fmt::Write as _;
+use std::io::Read;
+use std::path::Path;
+
+use common::TestEnv;
+use eif::Silent;
+use eif::image::{Image as Opened, Platform, Reference};
+use eif::rootfs::{Error, Inode, Kind, Limits, Loaded, Options, Tree, load};
+use eif_testdata::{Compression, DockerArchive, Image, Layer, Model, OciLayout, escape, layers, sha256};
+use proptest::prelude::*;
+
+fn loaded(reference: &str, work: &Path) -> Result<Loaded, Error> {
+    let reference = Reference::parse(reference.as_ref()).unwrap();
+    let image = Opened::open(&reference, &Platform::default(), work).unwrap();
+    let options = Options { limits: Limits::default(), threads: 2, scratch: work.to_owned(), strict: false };
+    load(&image, &options, &Silent)
+}
+
+/// The tree in the words of [`Model::listing`].
+fn listing(loaded: &Loaded) -> Vec<String> {
+    let mut lines = vec![line(loaded, b"", root(&loaded.tree))];
+    let mut walk = loaded.tree.walk();
+    while let Some((path, entry)) = walk.next() {
+        lines.push(line(loaded, path, loaded.tree.get(entry.inode).unwrap()));
+    }
+    lines.sort();
+    lines
+}
+
+fn root(tree: &Tree) -> &Inode {
+    tree.get(eif::rootfs::ROOT).unwrap()
+}
+
+fn line(loaded: &Loaded, path: &[u8], inode: &Inode) -> String {
+    let (kind, end) = match &inode.kind {
+        Kind::Directory(_) => ('d', String::new()),
+        Kind::File(content) => {
+            let mut bytes = Vec::new();
+            loaded.spools.read(content).read_to_end(&mut bytes).unwrap();
+            ('f', format!(" {}", &sha256(&bytes)["sha256:".len()..]))
+        }
+        Kind::Symlink(target) => ('l', format!(" -> {}", escape(target))),
+        Kind::Character(major, minor) => ('c', format!(" {major}:{minor}")),
+        Kind::Block(major, minor) => ('b', format!(" {major}:{minor}")),
+        Kind::Fifo => ('p', String::new()),
+    };
+    let of = inode.metadata;
+    let mut text = format!("{kind} {:04o} {}:{} ", of.mode, of.uid, of.gid);
+    match kind {
+        'd' => text.push('-'),
+        _ => write!(text, "{}", inode.links).unwrap(),
+    }
+    text + " /" + &escape(path) + &end
+}
+
+fn assert_judged(layers: Vec<Layer>) {
+    let expected = Model::of(&layers).listing();
+    let env = TestEnv::new();
+    OciLayout::new().tag("latest", &Image::new(layers)).files().write_dir(&env.path("image"));
+    let loaded = loaded(&format!("oci:{}", env.path("image").display()), &env.tmp()).unwrap();
+    assert_eq!(listing(&loaded), expected);
+    assert_eq!(env.listing(&env.tmp()), [""; 0], "nothing is left in the scratch folder");
+}
+
+#[test]
+fn one_of_everything() {
+    assert_judged(layers! {
+        "d 1777 0:0 ./", "d 0755 0:0 etc/", "f 4755 1000:1000 etc/a hello", "h etc/b => etc/a", "l 0777 5:6 c -> /etc/a",
+        "c 0600 0:0 null 1:3", "b 0660 0:6 sda 8:0", "p 0620 1:5 pipe", r"f 0644 0:0 raw\xff\x20\n x", "f 0000 4294967294:0 deep/er/f",
+        "--",
+        "w etc/a", "d 0700 7:7 c/", "f 0644 0:0 c/now/a/dir x", "o deep", "d 0711 0:0 deep/", "f 0644 0:0 deep/new y",
+    });
+}
+
+#[test]
+fn whiteouts_reach_lower_layers_only() {
+    assert_judged(layers! { "f 0644 0:0 a/x 1", "f 0644 0:0 ab 2", "--", "f 0644 0:0 a/y 3", "w a" });
+    assert_judged(layers! { "f 0644 0:0 a/x 1", "--", "f 0644 0:0 a/x 2", "w a/x", "w nothing", "w nothing/at/all" });
+    assert_judged(layers! { "l 0777 0:0 a -> b", "f 0644 0:0 b 1", "--", "w a" });
+    assert_judged(layers! { "f 0644 0:0 a 1", "d 0700 0:0 b/c", "--", "o .", "f 0644 0:0 d 2" });
+}
+
+#[test]
+fn hard_links_are_inodes() {
+    assert_judged(
+        layers! { "f 0640 1:2 a 1", "h b => a", "h c => b", "--", "f 0644 0:0 a 2", "--", "h d => c", "w b" },
+    );
+    assert_judged(layers! { "l 0777 0:0 a -> x", "h b => a", "p 0600 0:0 p", "h q => p" });
+}
+
+/// One image, every transport and compression: one tree.
+#[test]
+fn transport_and_compression_do_not_matter() {
+    let env = TestEnv::new();
+    let layers = layers! { "f 0644 0:0 a 1", "f 0644 0:0 b 2", "--", "w a", "--", "f 0644 0:0 a 1", "f 0644 0:0 b 2" };
+    let expected = Model::of(&layers).listing();
+    for compression in Compression::ALL {
+        let image = Image::new(layers.clone()).compress(compression);
+        let place = |name: &str| env.path(&format!("{name}-{compression:?}"));
+        let layout = OciLayout::new().tag("latest", &image).files();
+        layout.write_dir(&place("layout"));
+        layout.write_tar(&place("archive"));
+        let docker = DockerArchive::new().image(&["hello:latest"], &image);
+        docker.modern().write_tar(&place("modern"));
+        docker.legacy().write_tar(&place("legacy"));
+        let transports = [("oci", "layout"), ("oci-archive", "archive"), ("docker-archive", "modern")];
+        for (transport, name) in transports.into_iter().chain([("docker-archive", "legacy")]) {
+            let reference = format!("{transport}:{}", place(name).display());
+            assert_eq!(listing(&loaded(&reference, &env.tmp()).unwrap()), expected, "{reference}");
+        }
+    }
+}
+
+/// A line of a layer over few names, so that they meet often.
+fn line_strategy() -> impl Strategy<Value = Vec<String>> {
+    let name = prop::collection::vec(prop::sample::select(vec!["a", "b", "a-b", "c", r"\xff"]), 1..4)
+        .prop_map(|parts| parts.join("/"));
+    let who = (0_u32..8, 0_u32..8, prop::sample::select(vec!["0644", "0755", "4711", "0000"]));
+    (0_u8..16, name.clone(), name, who, 0_u8..4).prop_map(|(kind, name, other, (uid, gid, mode), body)| {
+        let what = format!("{mode} {uid}:{gid} {name}");
+        match kind {
+            0..=4 => vec![format!("f {what} {body}")],
+            5..=8 => vec![format!("d {what}/")],
+            9 => vec![format!("l {what} -> {other}")],
+            10 => vec![format!("p {what}")],
+            11 => vec![format!("c {what} {body}:1")],
+            12 | 13 => vec![format!("w {name}")],
+            14 => vec![format!("d {what}/"), format!("o {name}")],
+            _ => vec![format!("h {name} => {other}")],
+        }
+    })
+}
+
+fn layers_strategy() -> impl Strategy<Value = Vec<Layer>> {
+    let layer = prop::collection::vec(line_strategy(), 0..10).prop_map(|lines| lines.concat());
+    prop::collection::vec(layer, 1..5).prop_map(|layers| {
+        let lines: Vec<String> = layers.join(&"--".to_owned());
+        eif_testdata::parse_layers(&lines.iter().map(String::as_str).collect::<Vec<_>>())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, max_global_rejects: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn prop_the_tree_is_what_the_model_says(layers in layers_strategy()) {
+        let model = Model::try_of(&layers);
+        prop_assume!(model.is_ok());
+        let env = TestEnv::new();
+        OciLayout::new().tag("latest", &Image::new(layers)).files().write_dir(&env.path("image"));
+        let loaded = loaded(&format!("oci:{}", env.path("image").display()), &env.tmp()).unwrap();
+        prop_assert_eq!(listing(&loaded), model.unwrap().listing());
+        prop_assert_eq!(loaded.tree.check(), Ok(()));
+    }
+}
