@@ -1,2 +1,57 @@
-//! Compiles the init and embeds it.
-fn main() {}
+//! Compiles the init for each target that the toolchain has, for `src/init.rs` to embed.
+
+#[path = "init/freestanding.rs"]
+mod freestanding;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use freestanding::Toolchain;
+
+/// Names another `rustc` for aarch64, where the first one lacks that target.
+const OTHER: &str = "EIF_RUSTC_AARCH64";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for input in ["init/src", "init/freestanding.rs", "build.rs"] {
+        println!("cargo::rerun-if-changed={input}");
+    }
+    println!("cargo::rerun-if-env-changed={OTHER}");
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let mut source = String::new();
+    for arch in ["x86_64", "aarch64"] {
+        let built = build(arch, &root.join("init"), &out)?;
+        writeln!(source, "const {}: Option<Init> = {};", arch.to_uppercase(), expression(built.as_ref()))?;
+    }
+    fs::write(out.join("inits.rs"), source)?;
+    Ok(())
+}
+
+/// The init for one architecture and the compiler that made it; `None` if no compiler at hand has the target.
+fn build(arch: &str, init: &Path, out: &Path) -> Result<Option<(PathBuf, String)>, Box<dyn Error>> {
+    let own = toolchain(variable("RUSTC")?, None)?;
+    let other = env::var_os(OTHER).filter(|_| arch == "aarch64");
+    let other = other.map(|rustc| toolchain(rustc, Some(own.linker()))).transpose()?;
+    let Some(toolchain) = [other, Some(own)].into_iter().flatten().find(|toolchain| toolchain.has(arch)) else {
+        return Ok(None);
+    };
+    let program = toolchain.init(arch, init, out).map_err(|error| error.to_string())?;
+    Ok(Some((program, toolchain.version)))
+}
+
+fn toolchain(rustc: OsString, lld: Option<&Path>) -> Result<Toolchain, String> {
+    Toolchain::of(rustc, lld).map_err(|error| error.to_string())
+}
+
+fn expression(built: Option<&(PathBuf, String)>) -> String {
+    built.map_or("None".into(), |(program, toolchain)| {
+        format!("Some(Init {{ bytes: include_bytes!({program:?}), toolchain: {toolchain:?} }})")
+    })
+}
+
+fn variable(name: &str) -> Result<OsString, String> {
+    env::var_os(name).ok_or_else(|| format!("cargo did not set {name}"))
+}

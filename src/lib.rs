@@ -25,6 +25,7 @@
 //! - Memory grows with the number of entries, never with the number of bytes.
 
 pub mod image;
+pub mod init;
 pub mod initramfs;
 pub mod rootfs;
 
