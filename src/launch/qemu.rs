@@ -1,0 +1,422 @@
+//! An enclave in Debian's stock QEMU: kernel, ramdisks and command line of an EIF, on a machine that has what an enclave
+//! has (a console, a vsock to the parent) and nothing else.
+//!
+//! The console shows when the guest boots, the vsock reports how it ends. No file and no process is left behind, also
+//! when this process is killed: kernel and ramdisks reach QEMU through this process's descriptors, the device's socket
+//! is removed as soon as QEMU has connected, and QEMU runs under `setpriv --pdeathsig KILL`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::AppStatus;
+use super::console::Console;
+use super::vsock::{Config, Record, Report, Vsock};
+use crate::{Arch, Refusal};
+
+/// Appended to the EIF's command line: QEMU's machine has no reset line but the triple fault, and a panic has to end it.
+const APPENDED: &str = "reboot=t panic=-1";
+/// Time that a guest has between "it is over" on the console and QEMU's end.
+const GRACE: Duration = Duration::from_secs(10);
+/// Bytes of QEMU's own complaints that are kept.
+const MAX_COMPLAINT: usize = 4096;
+
+/// Why a guest could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// QEMU is not in PATH.
+    #[error("`{program}` is not installed")]
+    QemuMissing {
+        /// Its name.
+        program: &'static str,
+        /// Debian's package of it.
+        package: &'static str,
+    },
+    /// `setpriv`, which ties QEMU's life to ours, is not in PATH.
+    #[error("`setpriv` is not installed")]
+    SetprivMissing,
+    /// QEMU said no, or crashed.
+    #[error("QEMU failed ({status}): {complaint}")]
+    Qemu {
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of its stderr, on one line.
+        complaint: String,
+    },
+    /// The machine is out of something, or the sockets' folder cannot be used.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl Refusal for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::QemuMissing { .. } => "E-qemu-missing",
+            Self::SetprivMissing => "E-setpriv-missing",
+            Self::Qemu { .. } => "E-qemu",
+            Self::Io { .. } => "E-io",
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        match self {
+            Self::QemuMissing { package, .. } => vec![format!("install Debian's package {package}")],
+            Self::SetprivMissing => vec!["install util-linux".into()],
+            Self::Qemu { .. } | Self::Io { .. } => Vec::new(),
+        }
+    }
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { what, source }
+}
+
+/// What to run.
+#[derive(Debug)]
+pub struct Machine {
+    /// Architecture of the kernel; another one than the host's is emulated as well.
+    pub arch: Arch,
+    /// bzImage or Image, open for reading. Never written.
+    pub kernel: File,
+    /// All ramdisks one after the other, each padded with zeros to 4 bytes. Never written.
+    pub initrd: File,
+    /// The EIF's command line, without the words that QEMU needs.
+    pub cmdline: String,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// CID of the guest: 4 or more.
+    pub cid: u32,
+    /// Answer the heartbeat at port 9000. Without, the guest finds nobody there.
+    pub heartbeat: bool,
+    /// Unix sockets of the host that the guest reaches, and the one that reaches the guest: see [`super::vsock`].
+    pub vsock_prefix: Option<PathBuf>,
+}
+
+/// Gets the console's bytes as they come, on a thread of its own.
+pub type Watcher = Box<dyn FnMut(&[u8]) + Send>;
+
+/// How a guest ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How the application ended; `None` when the init never said so.
+    pub status: Option<AppStatus>,
+    /// The line of the init or the kernel that says why there is no status.
+    pub failure: Option<String>,
+    /// The heartbeat came and was answered.
+    pub heartbeat: bool,
+    /// The last 64 KiB of the console.
+    pub console: Vec<u8>,
+    /// The time was over and QEMU was stopped.
+    pub timed_out: bool,
+}
+
+impl Outcome {
+    /// The report over vsock counts more than the console, where anyone in the guest can write.
+    fn new(record: &Record, console: &Console, timed_out: bool) -> Self {
+        let (status, failure) = match record.report() {
+            Some(Report::Ended(status)) => (Some(status), None),
+            Some(Report::Failed(line)) => (None, Some(line)),
+            None if console.status().is_some() => (console.status(), None),
+            None => (None, console.failure().map(String::from)),
+        };
+        Self { status, failure, heartbeat: record.heartbeat(), console: console.tail(), timed_out }
+    }
+}
+
+/// A running guest. Dropping it ends QEMU.
+pub struct Guest {
+    stopper: Stopper,
+    pid: u32,
+    events: Receiver<Event>,
+    console: Arc<Mutex<Console>>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+    vsock: Vsock,
+    /// QEMU opens them through our descriptors, when it comes to it.
+    _files: [File; 2],
+}
+
+enum Event {
+    /// The console says that it is over.
+    Halted,
+    /// QEMU has ended, and the console's last byte has been read.
+    Ended(io::Result<ExitStatus>),
+}
+
+impl Machine {
+    /// Starts QEMU; `watcher` gets the console.
+    ///
+    /// # Errors
+    /// [`Error::QemuMissing`], [`Error::SetprivMissing`], [`Error::Io`]. What QEMU itself dislikes comes from
+    /// [`Guest::wait`].
+    pub fn start(self, watcher: Watcher) -> Result<Guest, Error> {
+        let program = require_programs(self.arch)?;
+        let config =
+            Config { guest_cid: self.cid.into(), heartbeat: self.heartbeat, prefix: self.vsock_prefix.clone() };
+        let vsock = Vsock::start(config).map_err(io_error("starting the vsock device"))?;
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", program]).args(self.arguments(&vsock));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        spawn(command, vsock, [self.kernel, self.initrd], watcher)
+    }
+
+    /// QEMU's arguments.
+    fn arguments(&self, vsock: &Vsock) -> Vec<String> {
+        let memory = format!("{}M", self.memory_mib);
+        let socket = vsock.socket().display().to_string().replace(',', ",,");
+        let mut arguments = self.board();
+        arguments.extend([
+            "-object".into(),
+            format!("memory-backend-memfd,id=mem,size={memory},share=on"),
+            "-chardev".into(),
+            format!("socket,id=vsock,path={socket}"),
+            "-device".into(),
+            "vhost-user-vsock-device,chardev=vsock".into(),
+            "-m".into(),
+            memory,
+            "-kernel".into(),
+            descriptor(&self.kernel),
+            "-initrd".into(),
+            descriptor(&self.initrd),
+        ]);
+        arguments.extend(["-smp".into(), self.cpus.to_string()]);
+        arguments.extend(
+            "-accel tcg -cpu max -no-user-config -nodefaults -display none -serial stdio -no-reboot"
+                .split(' ')
+                .map(String::from),
+        );
+        arguments
+    }
+
+    /// The machine type and what only it needs. `acpi=off` makes microvm tell the kernel of its devices on the command
+    /// line, which is how an enclave's kernel finds them.
+    fn board(&self) -> Vec<String> {
+        let (machine, console) = match self.arch {
+            Arch::X86_64 => ("microvm,acpi=off,pcie=off,rtc=on,memory-backend=mem", ""),
+            Arch::Aarch64 => ("virt,memory-backend=mem", " console=ttyAMA0"),
+        };
+        let cmdline = format!("{}{console} {APPENDED}", self.cmdline);
+        ["-M", machine, "-append", &cmdline, "-global", "virtio-mmio.force-legacy=false"].map(String::from).into()
+    }
+}
+
+/// A path by which a child of ours can open the file, though it may have no name any more.
+fn descriptor(file: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
+}
+
+fn require_programs(arch: Arch) -> Result<&'static str, Error> {
+    let (program, package) = match arch {
+        Arch::X86_64 => ("qemu-system-x86_64", "qemu-system-x86"),
+        Arch::Aarch64 => ("qemu-system-aarch64", "qemu-system-arm"),
+    };
+    if !answers("setpriv")? {
+        return Err(Error::SetprivMissing);
+    }
+    if !answers(program)? {
+        return Err(Error::QemuMissing { program, package });
+    }
+    Ok(program)
+}
+
+/// Whether the program is in PATH and starts.
+fn answers(program: &str) -> Result<bool, Error> {
+    let run = Command::new(program).arg("--version").stdin(Stdio::null()).output();
+    match run {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error("looking for QEMU")(error)),
+        Ok(output) => Ok(output.status.success()),
+    }
+}
+
+struct Spawned {
+    pid: u32,
+    stopper: Stopper,
+    stderr: JoinHandle<Vec<u8>>,
+}
+
+/// Starts the thread that owns QEMU. The kernel sends the death signal when the thread that started QEMU ends, so that
+/// thread must live as long as QEMU does.
+fn spawn(mut command: Command, vsock: Vsock, files: [File; 2], watcher: Watcher) -> Result<Guest, Error> {
+    let console = Arc::new(Mutex::new(Console::default()));
+    let (events, inbox) = mpsc::channel();
+    let (started, start) = mpsc::channel();
+    let shared = Arc::clone(&console);
+    let body = move || {
+        let spawned = command.spawn().and_then(|mut child| match watch(&mut child) {
+            Ok(spawned) => Ok((child, spawned)),
+            Err(error) => {
+                let _ended = child.kill().and_then(|()| child.wait());
+                Err(error)
+            }
+        });
+        match spawned {
+            Err(error) => drop(started.send(Err(error))),
+            Ok((child, spawned)) => {
+                // The receiver waits for this one message.
+                let _sent = started.send(Ok(spawned));
+                own(child, &shared, watcher, &events);
+            }
+        }
+    };
+    thread::Builder::new().name("qemu".into()).spawn(body).map_err(io_error("starting QEMU"))?;
+    let spawned = start.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+    let Spawned { pid, stopper, stderr } = spawned.map_err(io_error("starting QEMU"))?;
+    Ok(Guest { stopper, pid, events: inbox, console, stderr: Some(stderr), vsock, _files: files })
+}
+
+fn watch(child: &mut Child) -> io::Result<Spawned> {
+    let pid = Pid::from_child(child);
+    let stopper = Stopper::new(pidfd_open(pid, PidfdFlags::empty())?);
+    let stderr = child.stderr.take();
+    let stderr = thread::Builder::new().name("qemu-stderr".into()).spawn(move || complaint(stderr))?;
+    Ok(Spawned { pid: child.id(), stopper, stderr })
+}
+
+/// The end of what QEMU says on stderr.
+fn complaint(stderr: Option<impl Read>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4096];
+    let Some(mut stderr) = stderr else { return kept };
+    while let Ok(read @ 1..) = stderr.read(&mut buffer) {
+        kept.extend(&buffer[..read]);
+        kept.drain(..kept.len().saturating_sub(MAX_COMPLAINT));
+    }
+    kept
+}
+
+/// Reads the console to its end, then waits for QEMU.
+fn own(mut child: Child, console: &Mutex<Console>, mut watcher: Watcher, events: &Sender<Event>) {
+    let mut stdout = child.stdout.take();
+    let mut buffer = [0; 16 * 1024];
+    let mut told = false;
+    while let Some(Ok(read @ 1..)) = stdout.as_mut().map(|pipe| pipe.read(&mut buffer)) {
+        watcher(&buffer[..read]);
+        let mut console = lock(console);
+        console.push(&buffer[..read]);
+        if console.halted() && !told {
+            told = true;
+            // Nobody waits any more: then nobody needs to know.
+            let _unheard = events.send(Event::Halted);
+        }
+    }
+    let _unheard = events.send(Event::Ended(child.wait()));
+}
+
+fn lock(console: &Mutex<Console>) -> MutexGuard<'_, Console> {
+    console.lock().unwrap_or_else(|broken| broken.into_inner())
+}
+
+impl Guest {
+    /// QEMU's process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What the guest has told over vsock so far.
+    pub fn record(&self) -> Arc<Record> {
+        self.vsock.record()
+    }
+
+    /// A handle that ends QEMU from another thread.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Waits for the guest's end, at most `limit`; then QEMU is killed.
+    ///
+    /// # Errors
+    /// [`Error::Qemu`] when QEMU ended for a reason of its own; [`Error::Io`] when it cannot be waited for.
+    pub fn wait(mut self, limit: Option<Duration>) -> Result<Outcome, Error> {
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let (ended, timed_out) = self.await_end(deadline);
+        let status = ended.map_err(io_error("waiting for QEMU"))?;
+        if !status.success() && !self.stopper.used() {
+            return Err(Error::Qemu { status, complaint: self.complaint() });
+        }
+        Ok(Outcome::new(&self.vsock.record(), &lock(&self.console), timed_out))
+    }
+
+    /// QEMU's status, and whether its time was over. A guest that has said its last word gets [`GRACE`] to go.
+    fn await_end(&self, mut deadline: Option<Instant>) -> (io::Result<ExitStatus>, bool) {
+        let (mut halted, mut timed_out) = (false, false);
+        loop {
+            match self.next_event(deadline) {
+                Ok(Event::Ended(status)) => return (status, timed_out),
+                Ok(Event::Halted) => {
+                    let grace = Instant::now() + GRACE;
+                    halted = deadline.is_none_or(|deadline| grace < deadline);
+                    deadline = if halted { Some(grace) } else { deadline };
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.stopper.stop();
+                    (timed_out, deadline) = (!halted, None);
+                }
+                Err(RecvTimeoutError::Disconnected) => return (Err(io::ErrorKind::BrokenPipe.into()), timed_out),
+            }
+        }
+    }
+
+    fn next_event(&self, deadline: Option<Instant>) -> Result<Event, RecvTimeoutError> {
+        match deadline {
+            None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => self.events.recv_timeout(at.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    /// The end of QEMU's stderr as one line.
+    fn complaint(&mut self) -> String {
+        let bytes = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.stopper.stop();
+        let mut fds = [PollFd::new(&self.stopper.pidfd, PollFlags::IN)];
+        // Readable when the process is gone, which SIGKILL makes a matter of moments.
+        while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
+    }
+}
+
+/// Ends QEMU; harmless when it has ended.
+#[derive(Debug, Clone)]
+pub struct Stopper {
+    pidfd: Arc<OwnedFd>,
+    used: Arc<AtomicBool>,
+}
+
+impl Stopper {
+    fn new(pidfd: OwnedFd) -> Self {
+        Self { pidfd: Arc::new(pidfd), used: Arc::default() }
+    }
+
+    /// Kills QEMU now.
+    pub fn stop(&self) {
+        self.used.store(true, Ordering::Release);
+        // Fails when QEMU has ended.
+        let _ended = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    fn used(&self) -> bool {
+        self.used.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,195 @@
+//! The two ports of the parent that the launcher answers itself: the heartbeat and the init's last word.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used
+)]
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::launch::AppStatus;
+
+/// Port of the parent where an enclave reports that it lives (AWS's init and ours).
+pub const HEARTBEAT_PORT: u32 = 9000;
+/// The byte that is sent and echoed there.
+pub const HEARTBEAT: u8 = 0xB7;
+/// Port of the parent where our init says how the application ended.
+pub const STATUS_PORT: u32 = 9001;
+
+/// What the guest has told the launcher so far; written by the device's thread, read by anyone.
+#[derive(Debug, Default)]
+pub struct Record {
+    heartbeat: AtomicBool,
+    report: Mutex<Option<Report>>,
+}
+
+/// The init's last word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// The application ended like this.
+    Ended(AppStatus),
+    /// The init gave up; its line on the console.
+    Failed(String),
+}
+
+impl Record {
+    /// Whether a heartbeat came and was answered.
+    pub fn heartbeat(&self) -> bool {
+        self.heartbeat.load(Ordering::Acquire)
+    }
+
+    /// The last report of the init, if one came.
+    pub fn report(&self) -> Option<Report> {
+        self.report.lock().unwrap_or_else(|broken| broken.into_inner()).clone()
+    }
+
+    fn set_report(&self, report: Report) {
+        *self.report.lock().unwrap_or_else(|broken| broken.into_inner()) = Some(report);
+    }
+}
+
+/// One connection to a port that the launcher answers.
+#[derive(Debug)]
+pub enum Service {
+    /// Waits for the byte.
+    Heartbeat,
+    /// Collects a report.
+    Status(Vec<u8>),
+    /// Had what it wanted, or was broken; swallows the rest.
+    Done,
+}
+
+/// What a service does with what came.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing to say.
+    Silence,
+    /// This byte.
+    Byte(u8),
+    /// The guest breaks the protocol.
+    Reset,
+}
+
+impl Service {
+    /// The service of that port, if the launcher has one.
+    pub fn at(port: u32, heartbeat: bool) -> Option<Self> {
+        match port {
+            HEARTBEAT_PORT if heartbeat => Some(Self::Heartbeat),
+            STATUS_PORT => Some(Self::Status(Vec::new())),
+            _ => None,
+        }
+    }
+
+    /// Takes bytes of the guest.
+    pub fn receive(&mut self, bytes: &[u8], record: &Record) -> Answer {
+        match self {
+            Self::Heartbeat => self.beat(bytes, record),
+            Self::Status(held) => {
+                held.extend(bytes.iter().take(MAX_REPORT.saturating_sub(held.len())));
+                self.note(record)
+            }
+            Self::Done => Answer::Silence,
+        }
+    }
+
+    fn beat(&mut self, bytes: &[u8], record: &Record) -> Answer {
+        match bytes.first() {
+            None => Answer::Silence,
+            Some(&HEARTBEAT) => {
+                record.heartbeat.store(true, Ordering::Release);
+                *self = Self::Done;
+                Answer::Byte(HEARTBEAT)
+            }
+            Some(_) => Answer::Reset,
+        }
+    }
+
+    /// Notes what is there; the text of a failure may still grow.
+    fn note(&mut self, record: &Record) -> Answer {
+        let Self::Status(held) = self else { return Answer::Silence };
+        let Some((head, text)) = held.split_first_chunk::<8>() else { return Answer::Silence };
+        match parse_report(*head, text) {
+            Some(report) => {
+                record.set_report(report);
+                Answer::Silence
+            }
+            None => {
+                *self = Self::Done;
+                Answer::Reset
+            }
+        }
+    }
+}
+
+/// Eight bytes, and at most 480 of text.
+const MAX_REPORT: usize = 488;
+
+/// `EIF`, version 1, the kind (0 exited, 1 killed, 2 the init failed), the value, the error number (big endian), and for
+/// a failure the text of its line.
+fn parse_report(head: [u8; 8], text: &[u8]) -> Option<Report> {
+    match head {
+        [b'E', b'I', b'F', 1, 0, code, 0, 0] => Some(Report::Ended(AppStatus::Exited(code))),
+        [b'E', b'I', b'F', 1, 1, signal, 0, 0] => Some(Report::Ended(AppStatus::Killed(signal))),
+        [b'E', b'I', b'F', 1, 2, 0, _, _] => Some(Report::Failed(String::from_utf8_lossy(text).trim_end().to_owned())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_heartbeat_is_echoed_once_and_recorded() {
+        let record = Record::default();
+        let mut service = Service::at(9000, true).unwrap();
+        assert_eq!(service.receive(&[], &record), Answer::Silence);
+        assert!(!record.heartbeat());
+        assert_eq!(service.receive(&[0xB7], &record), Answer::Byte(0xB7));
+        assert_eq!(service.receive(&[0xB7], &record), Answer::Silence);
+        assert!(record.heartbeat());
+    }
+
+    #[test]
+    fn another_byte_is_no_heartbeat() {
+        let record = Record::default();
+        assert_eq!(Service::at(9000, true).unwrap().receive(&[0xB8], &record), Answer::Reset);
+        assert!(!record.heartbeat());
+        assert!(Service::at(9000, false).is_none());
+    }
+
+    #[test]
+    fn a_report_may_come_in_pieces() {
+        let record = Record::default();
+        let mut service = Service::at(9001, true).unwrap();
+        assert_eq!(service.receive(b"EIF\x01\x00", &record), Answer::Silence);
+        assert_eq!(record.report(), None);
+        assert_eq!(service.receive(&[7, 0, 0], &record), Answer::Silence);
+        assert_eq!(record.report(), Some(Report::Ended(AppStatus::Exited(7))));
+    }
+
+    #[test]
+    fn a_failure_brings_its_line_and_no_more_than_480_bytes_of_it() {
+        let record = Record::default();
+        let mut service = Service::at(9001, true).unwrap();
+        assert_eq!(service.receive(b"EIF\x01\x02\x00\x00\x02", &record), Answer::Silence);
+        assert_eq!(service.receive(b"eif-init: chdir: ", &record), Answer::Silence);
+        assert_eq!(service.receive(b"gone (ENOENT)\n", &record), Answer::Silence);
+        assert_eq!(record.report(), Some(Report::Failed("eif-init: chdir: gone (ENOENT)".into())));
+        service.receive(&[b'x'; 1000], &record);
+        assert!(matches!(record.report(), Some(Report::Failed(text)) if text.len() == 480));
+    }
+
+    #[test]
+    fn what_is_no_report_is_refused() {
+        let record = Record::default();
+        for bad in [b"EIF\x02\x00\x07\x00\x00", b"EIF\x01\x03\x07\x00\x00", b"EIF\x01\x00\x07\x00\x01"] {
+            assert_eq!(Service::at(9001, true).unwrap().receive(bad, &record), Answer::Reset);
+        }
+        assert_eq!(record.report(), None);
+        let killed = Service::at(9001, true).unwrap().receive(b"EIF\x01\x01\x09\x00\x00", &record);
+        assert_eq!((killed, record.report()), (Answer::Silence, Some(Report::Ended(AppStatus::Killed(9)))));
+    }
+}
