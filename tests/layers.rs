@@ -115,6 +115,19 @@ fn transport_and_compression_do_not_matter() {
     }
 }
 
+/// Debian under python3, as debootstrap and apt made it: some four thousand files.
+#[test]
+fn a_real_distribution() {
+    let cache = eif_testdata::cache_dir();
+    let reference = format!("oci:{}:latest", eif_testdata::debian_image(&cache).display());
+    let env = TestEnv::new();
+    let tree = listing(&loaded(&reference, &env.tmp()).unwrap());
+    let expected = Model::of(&eif_testdata::debian_layers(&cache)).listing();
+    assert!(expected.len() > 3000);
+    let differ: Vec<_> = tree.iter().zip(&expected).filter(|(a, b)| a != b).take(10).collect();
+    assert!(tree == expected, "{} and {} lines; the first that differ: {differ:#?}", tree.len(), expected.len());
+}
+
 /// A line of a layer over few names, so that they meet often.
 fn line_strategy() -> impl Strategy<Value = Vec<String>> {
     let name = prop::collection::vec(prop::sample::select(vec!["a", "b", "a-b", "c", r"\xff"]), 1..4)

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 const RECIPE: &str = include_str!("../debian.sh");
 /// Raise it when this file changes what the image is.
-const EDITION: u32 = 1;
+const EDITION: u32 = 2;
 
 /// The folder for images that are dear to make: `$XDG_CACHE_HOME/eif-testdata` or `~/.cache/eif-testdata`.
 ///
@@ -18,6 +18,15 @@ pub fn cache_dir() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
     base.expect("XDG_CACHE_HOME or HOME is set").join("eif-testdata")
+}
+
+/// The layers of [`debian_image`] as entries, bottom first, for the model.
+///
+/// # Panics
+/// As [`debian_image`].
+pub fn debian_layers(cache: &Path) -> Vec<Layer> {
+    let place = debian_image(cache);
+    ["base.tar", "python.tar"].map(|name| Layer::read_tar(&read(&place.join(name)))).into()
 }
 
 /// Debian bookworm (minbase) under python3-minimal, as an OCI layout with the tag `latest`; its command is python3
@@ -42,17 +51,24 @@ fn make(cache: &Path, place: &Path) {
     let work = cache.join("debian.tmp");
     fs::create_dir_all(&work).expect("the cache can be written");
     run_recipe(cache, &work);
-    let layer = |name: &str| Layer::from_tar(fs::read(work.join(name)).unwrap_or_else(|e| panic!("{name}: {e}")));
+    let layer = |name: &str| Layer::from_tar(read(&work.join(name)));
     let layers = vec![layer("base.tar").compress(Compression::Gzip), layer("python.tar").compress(Compression::Zstd)];
     let image = Image::new(layers).config(config());
     let fresh = work.join("layout");
     OciLayout::new().tag("latest", &image).files().write_dir(&fresh);
+    for name in ["base.tar", "python.tar"] {
+        fs::copy(work.join(name), fresh.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
     fs::rename(&fresh, place).expect("the finished layout moves to its place");
     fs::remove_dir_all(&work).ok();
 }
 
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
 fn config() -> Config {
-    let program = "import hashlib, os, sys; print('Hello from Debian', open('/etc/debian_version').read().strip(), \
+    let program = "import os, sys; print('Hello from Debian', open('/etc/debian_version').read().strip(), \
                    'and Python', sys.version.split()[0], 'with pid 1:', os.getpid() == 1, flush=True)";
     Config::new()
         .env(&["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"])

@@ -29,11 +29,12 @@ mod kernel;
 mod layer;
 mod layout;
 mod model;
+mod read;
 mod text;
 
 pub use compress::Compression;
 pub use config::Config;
-pub use debian::{cache_dir, debian_image};
+pub use debian::{cache_dir, debian_image, debian_layers};
 pub use docker::DockerArchive;
 pub use entry::Entry;
 pub use files::{File, Files};
