@@ -27,6 +27,7 @@
 pub mod image;
 pub mod init;
 pub mod initramfs;
+pub mod kernel;
 pub mod launch;
 pub mod rootfs;
 

@@ -1,0 +1,145 @@
+//! The folder of built kernels: `<cache>/kernels/<input-hash>/{kernel, config, record.json}`.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::fetch::hash_file;
+use super::lock::{Entry, Lock, Output};
+use super::{Error, Kernel, recipe};
+use crate::Arch;
+
+/// What is known of a built kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Entry of the lock.
+    pub id: String,
+    /// `Arch::name`.
+    pub arch: String,
+    /// [`recipe::recipe_hash`] at the time.
+    pub recipe: String,
+    /// What came out, in the lock's own shape.
+    pub output: Output,
+}
+
+/// The cache folder, as far as kernels are concerned.
+#[derive(Debug, Clone)]
+pub struct Store {
+    cache: PathBuf,
+}
+
+/// One line of `eif kernel ls`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// Entry of the lock.
+    pub id: String,
+    /// `Arch::name`.
+    pub arch: &'static str,
+    /// SHA-256 in hex that the lock has for it.
+    pub locked: Option<String>,
+    /// SHA-256 in hex of the kernel in the cache.
+    pub built: Option<String>,
+    /// The kernel in the cache.
+    pub path: Option<PathBuf>,
+}
+
+impl Store {
+    /// The store in a cache folder, which need not exist.
+    pub fn new(cache: &Path) -> Self {
+        Self { cache: cache.to_owned() }
+    }
+
+    /// The folder of sources, made if need be.
+    pub fn sources(&self) -> Result<PathBuf, Error> {
+        made(self.cache.join("sources"))
+    }
+
+    /// The folder of kernels, made if need be.
+    pub fn kernels(&self) -> Result<PathBuf, Error> {
+        made(self.cache.join("kernels"))
+    }
+
+    /// Waits until no other process holds `file`, then holds it while the result lives.
+    pub fn alone(&self, file: &Path) -> Result<File, Error> {
+        let lock = File::create(file).map_err(Error::io("writing", file))?;
+        lock.lock().map_err(Error::io("locking", file))?;
+        Ok(lock)
+    }
+
+    /// Whether another process holds `file`.
+    pub fn is_held(&self, file: &Path) -> bool {
+        File::open(file).is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// The kernel of an entry that this recipe built: the one with the locked hash before any other.
+    /// A kernel whose bytes are not its record's is none.
+    pub fn kernel(&self, entry: &Entry, arch: Arch) -> Option<Kernel> {
+        let recipe = recipe::recipe_hash(entry, arch);
+        let locked = entry.output(arch).map(|output| output.kernel_sha256.as_str());
+        let mut found: Vec<(bool, PathBuf, Record)> = self
+            .records()
+            .into_iter()
+            .filter(|(_, record)| record.recipe == recipe && record.arch == arch.name() && record.id == entry.id)
+            .map(|(folder, record)| (locked != Some(record.output.kernel_sha256.as_str()), folder, record))
+            .collect();
+        found.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        found.into_iter().find_map(|(foreign, folder, record)| intact(&folder, &record, !foreign))
+    }
+
+    /// The kernel in one folder, if it is whole and its record fits.
+    pub fn kernel_in(&self, folder: &Path, entry: &Entry, arch: Arch) -> Option<Kernel> {
+        let record = read_record(folder)?;
+        let locked = entry.output(arch).is_some_and(|output| output.kernel_sha256 == record.output.kernel_sha256);
+        intact(folder, &record, locked)
+    }
+
+    /// All records, in the order of their folders' names.
+    fn records(&self) -> Vec<(PathBuf, Record)> {
+        let Ok(folders) = fs::read_dir(self.cache.join("kernels")) else { return Vec::new() };
+        let mut folders: Vec<PathBuf> = folders.flatten().map(|entry| entry.path()).collect();
+        folders.sort();
+        folders.into_iter().filter_map(|folder| read_record(&folder).map(|record| (folder, record))).collect()
+    }
+
+    /// Every locked kernel, and whether it is built.
+    pub fn list(&self, lock: &Lock) -> Vec<Listed> {
+        let mut rows = Vec::new();
+        for entry in &lock.kernels {
+            for arch in [Arch::X86_64, Arch::Aarch64] {
+                let kernel = self.kernel(entry, arch);
+                rows.push(Listed {
+                    id: entry.id.clone(),
+                    arch: arch.name(),
+                    locked: entry.output(arch).map(|output| output.kernel_sha256.clone()),
+                    built: kernel.as_ref().map(|kernel| super::hex(&kernel.sha256)),
+                    path: kernel.map(|kernel| kernel.path),
+                });
+            }
+        }
+        rows
+    }
+}
+
+fn made(folder: PathBuf) -> Result<PathBuf, Error> {
+    fs::create_dir_all(&folder).map_err(Error::io("making", &folder))?;
+    Ok(folder)
+}
+
+fn read_record(folder: &Path) -> Option<Record> {
+    let name = folder.file_name()?.to_str()?;
+    if name.contains('.') {
+        return None;
+    }
+    serde_json::from_slice(&fs::read(folder.join("record.json")).ok()?).ok()
+}
+
+fn intact(folder: &Path, record: &Record, locked: bool) -> Option<Kernel> {
+    let path = folder.join("kernel");
+    let found = hash_file(&path).ok()?;
+    if found != record.output.kernel_sha256 {
+        return None;
+    }
+    let sha256 = hex::decode(&found).ok()?.try_into().ok()?;
+    Some(Kernel { path, sha256, lock_id: record.id.clone(), locked })
+}
