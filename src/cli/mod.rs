@@ -1,6 +1,8 @@
 //! The command line: arguments to a library call to output. One file a subcommand.
 
+mod cache;
 mod failure;
+mod kernel;
 mod ui;
 
 use std::ffi::OsString;
@@ -44,7 +46,10 @@ struct Global {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// Build, look at and list kernels
+    Kernel(kernel::Args),
+}
 
 /// Runs the program and gives its exit code: 0 done, 1 refused or failed, 2 usage.
 pub fn main() -> ExitCode {
@@ -65,6 +70,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command, _ui: &mut Ui) -> Result<ExitCode, Failure> {
-    match command {}
+fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Kernel(args) => kernel::run(args, ui),
+    }
 }
