@@ -24,6 +24,7 @@
 //! - A refusal is a [`Refusal`]: one line of cause, a stable code, and what to do.
 //! - Memory grows with the number of entries, never with the number of bytes.
 
+pub mod eif;
 pub mod image;
 pub mod init;
 pub mod initramfs;

@@ -1,0 +1,432 @@
+//! What a file measures to: the values that the hypervisor puts into PCR0, PCR1, PCR2 and PCR8, and those of PCR3 and
+//! PCR4, which depend on the parent.
+//!
+//! With `ext(x) = SHA384(48 zero bytes ‖ SHA384(x))`:
+//!
+//! | register | value |
+//! |---|---|
+//! | PCR0 | `ext(kernel ‖ cmdline ‖ ramdisk 1 ‖ ramdisk 2 ‖ …)` |
+//! | PCR1 | `ext(kernel ‖ cmdline ‖ ramdisk 1)` |
+//! | PCR2 | `ext(ramdisk 2 ‖ …)`; with one ramdisk the hash of nothing, [`PCR2_OF_NOTHING`] |
+//! | PCR3 | `SHA384(48 zero bytes ‖ role ARN)` |
+//! | PCR4 | `SHA384(48 zero bytes ‖ instance id)` |
+//! | PCR8 | `ext(DER of the signing certificate)` |
+//!
+//! No length enters a hash: bytes that move from the end of one section to the front of the next keep PCR0.
+//! Source of the facts: `get_pcrs` and `EifHasher` of AWS's `aws-nitro-enclaves-image-format` 0.8; the user guide of
+//! Nitro Enclaves, "Cryptographic attestation", for PCR3 and PCR4.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::io::Read;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use sha2::Digest;
+
+/// Bytes of a SHA-384 value.
+pub const SIZE: usize = 48;
+
+/// PCR2 of every file with exactly one ramdisk: it says nothing about the application.
+pub const PCR2_OF_NOTHING: &str =
+    "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a";
+
+/// What AWS's documents and published files have as `HashAlgorithm`.
+pub const HASH_ALGORITHM: &str = "Sha384 { ... }";
+
+/// Bytes that are hashed, written and summed in one go: small enough for the second-level cache.
+pub const CHUNK: usize = 256 * 1024;
+
+/// How many chunks may wait for a thread that hashes.
+const QUEUE: usize = 8;
+
+/// A running SHA-384: the one place that knows who computes it.
+#[derive(Clone, Default)]
+pub struct Sha384(sha2::Sha384);
+
+impl Sha384 {
+    /// The state before the first byte.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes added.
+    pub fn finish(self) -> [u8; SIZE] {
+        self.0.finalize().into()
+    }
+}
+
+impl fmt::Debug for Sha384 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sha384")
+    }
+}
+
+/// The value of one register. Prints as 96 lower-case hexadecimal digits and is read from such, of either case.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pcr(pub [u8; SIZE]);
+
+impl Pcr {
+    /// A register that was zero, extended with `bytes` as they are.
+    fn extended_with(bytes: &[u8]) -> Self {
+        let mut hash = Sha384::new();
+        hash.update(&[0; SIZE]);
+        hash.update(bytes);
+        Self(hash.finish())
+    }
+
+    /// A register that was zero, extended with the digest of what `hash` has seen.
+    fn of(hash: Sha384) -> Self {
+        Self::extended_with(&hash.finish())
+    }
+
+    /// `ext` of all that `reader` gives: what `nitro-cli pcr --input` prints.
+    ///
+    /// # Errors
+    /// Those of the reader.
+    pub fn of_reader(reader: &mut impl Read) -> io::Result<Self> {
+        let mut hash = Sha384::new();
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(Self::of(hash)),
+                Ok(n) => hash.update(buffer.get(..n).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// PCR8 of a file signed with this certificate (DER).
+    pub fn of_certificate(der: &[u8]) -> Self {
+        let mut hash = Sha384::new();
+        hash.update(der);
+        Self::of(hash)
+    }
+
+    /// PCR3 of every enclave whose parent has this IAM role (`arn:aws:iam::…`).
+    pub fn of_role(arn: &str) -> Self {
+        Self::extended_with(arn.as_bytes())
+    }
+
+    /// PCR4 of every enclave on this parent instance (`i-…`).
+    pub fn of_instance(id: &str) -> Self {
+        Self::extended_with(id.as_bytes())
+    }
+}
+
+impl fmt::Display for Pcr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Pcr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Pcr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut value = [0; SIZE];
+        hex::decode_to_slice(text, &mut value).map_err(|_| {
+            format!("a PCR is 96 hexadecimal digits, this has {} characters: {text}", text.chars().count())
+        })?;
+        Ok(Self(value))
+    }
+}
+
+impl Serialize for Pcr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The registers that follow from a file alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measurements {
+    /// The whole image.
+    pub pcr0: Pcr,
+    /// What boots: kernel, command line, ramdisk 1.
+    pub pcr1: Pcr,
+    /// The application: ramdisks 2 and on.
+    pub pcr2: Pcr,
+    /// The signing certificate, of a signed file.
+    pub pcr8: Option<Pcr>,
+}
+
+impl Measurements {
+    /// Names and values, in nitro-cli's order.
+    pub fn named(&self) -> Vec<(&'static str, Pcr)> {
+        let mut named = vec![("PCR0", self.pcr0), ("PCR1", self.pcr1), ("PCR2", self.pcr2)];
+        named.extend(self.pcr8.map(|pcr8| ("PCR8", pcr8)));
+        named
+    }
+
+    /// nitro-cli's object, `{"Measurements": {…}}`, two-space pretty, without a newline at the end.
+    pub fn to_json(&self) -> String {
+        let object = Envelope { measurements: self };
+        // A struct of strings always serialises.
+        serde_json::to_string_pretty(&object).unwrap_or_default()
+    }
+}
+
+impl Serialize for Measurements {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("HashAlgorithm", HASH_ALGORITHM)?;
+        for (name, value) in self.named() {
+            map.serialize_entry(name, &value)?;
+        }
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    #[serde(rename = "Measurements")]
+    measurements: &'a Measurements,
+}
+
+/// Which registers some bytes of a file go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Kernel, command line and the first ramdisk: PCR0 and PCR1.
+    Boot,
+    /// All other ramdisks: PCR0 and PCR2.
+    Application,
+}
+
+/// PCR0 and PCR1. They are one hash until the first byte of the application: PCR1's state is PCR0's, forked there.
+/// After the fork PCR1 has a state of its own, for files that have a boot part behind an application part.
+#[derive(Debug, Default)]
+struct Image {
+    pcr0: Sha384,
+    forked: Option<Sha384>,
+}
+
+impl Image {
+    fn update(&mut self, part: Part, bytes: &[u8]) {
+        match (part, &mut self.forked) {
+            (Part::Application, None) => self.forked = Some(self.pcr0.clone()),
+            (Part::Boot, Some(pcr1)) => pcr1.update(bytes),
+            _ => {}
+        }
+        self.pcr0.update(bytes);
+    }
+
+    fn finish(self) -> (Pcr, Pcr) {
+        let pcr1 = self.forked.unwrap_or_else(|| self.pcr0.clone());
+        (Pcr::of(self.pcr0), Pcr::of(pcr1))
+    }
+}
+
+/// Measures a file whose parts come in file order, on this thread or on two others.
+#[derive(Debug)]
+pub struct Measurer(Place);
+
+#[derive(Debug)]
+enum Place {
+    Here { image: Box<Image>, application: Box<Sha384> },
+    Threads(Threads),
+}
+
+impl Measurer {
+    /// With two `threads` or more PCR0 and PCR2 are computed on threads of their own. The values are the same.
+    pub fn new(threads: usize) -> Self {
+        let started = if threads >= 2 { Threads::start().ok() } else { None };
+        Self(match started {
+            Some(threads) => Place::Threads(threads),
+            None => Place::Here { image: Box::default(), application: Box::default() },
+        })
+    }
+
+    /// Adds a chunk, and gives back an empty buffer of [`CHUNK`] bytes for the next one.
+    pub fn feed(&mut self, part: Part, mut chunk: Vec<u8>) -> Vec<u8> {
+        match &mut self.0 {
+            Place::Here { image, application } => {
+                image.update(part, &chunk);
+                if part == Part::Application {
+                    application.update(&chunk);
+                }
+                chunk.clear();
+                chunk
+            }
+            Place::Threads(threads) => threads.feed(part, chunk),
+        }
+    }
+
+    /// PCR0, PCR1 and PCR2 of all chunks.
+    pub fn finish(self) -> Measurements {
+        let (pcr0, pcr1, pcr2) = match self.0 {
+            Place::Here { image, application } => {
+                let (pcr0, pcr1) = image.finish();
+                (pcr0, pcr1, Pcr::of(*application))
+            }
+            Place::Threads(threads) => threads.finish(),
+        };
+        Measurements { pcr0, pcr1, pcr2, pcr8: None }
+    }
+}
+
+type Chunk = Arc<Vec<u8>>;
+
+/// One thread for PCR0 and PCR1, one for PCR2. Both read the same buffers, which return to `spare`.
+#[derive(Debug)]
+struct Threads {
+    to_image: SyncSender<(Part, Chunk)>,
+    to_application: SyncSender<Chunk>,
+    image: JoinHandle<(Pcr, Pcr)>,
+    application: JoinHandle<Pcr>,
+    spare: VecDeque<Chunk>,
+}
+
+impl Threads {
+    fn start() -> io::Result<Self> {
+        let (to_image, chunks) = sync_channel(QUEUE);
+        let image = Builder::new().name("eif-pcr0".to_owned()).spawn(move || hash_image(&chunks))?;
+        let (to_application, chunks) = sync_channel(QUEUE);
+        let application = Builder::new().name("eif-pcr2".to_owned()).spawn(move || hash_application(&chunks))?;
+        Ok(Self { to_image, to_application, image, application, spare: VecDeque::new() })
+    }
+
+    fn feed(&mut self, part: Part, chunk: Vec<u8>) -> Vec<u8> {
+        let chunk = Arc::new(chunk);
+        // A send fails only if the thread has died, and then `finish` says so.
+        if part == Part::Application {
+            let _ = self.to_application.send(Arc::clone(&chunk));
+        }
+        let _ = self.to_image.send((part, Arc::clone(&chunk)));
+        self.spare.push_back(chunk);
+        self.empty_buffer()
+    }
+
+    /// The oldest buffer if both threads are done with it, else a new one: never more than the queues hold.
+    fn empty_buffer(&mut self) -> Vec<u8> {
+        match self.spare.pop_front().map(Arc::try_unwrap) {
+            Some(Ok(mut free)) => {
+                free.clear();
+                free
+            }
+            Some(Err(busy)) => {
+                self.spare.push_front(busy);
+                Vec::with_capacity(CHUNK)
+            }
+            None => Vec::with_capacity(CHUNK),
+        }
+    }
+
+    fn finish(self) -> (Pcr, Pcr, Pcr) {
+        drop((self.to_image, self.to_application));
+        let (pcr0, pcr1) = joined(self.image);
+        (pcr0, pcr1, joined(self.application))
+    }
+}
+
+fn hash_image(chunks: &Receiver<(Part, Chunk)>) -> (Pcr, Pcr) {
+    let mut image = Image::default();
+    chunks.iter().for_each(|(part, chunk)| image.update(part, &chunk));
+    image.finish()
+}
+
+fn hash_application(chunks: &Receiver<Chunk>) -> Pcr {
+    let mut application = Sha384::new();
+    chunks.iter().for_each(|chunk| application.update(&chunk));
+    Pcr::of(application)
+}
+
+fn joined<T>(thread: JoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The two examples of AWS's user guide, "Cryptographic attestation".
+    #[test]
+    fn role_and_instance_are_the_user_guides() {
+        assert_eq!(
+            Pcr::of_role("arn:aws:iam::123456789012:role/Webserver").to_string(),
+            "78fce75db17cd4e0a3fb8dad3ad128ca5e77edbb2b2c7f75329dccd99aa5f6ef4fc1f1a452e315b9e98f9e312e6921e6"
+        );
+        assert_eq!(
+            Pcr::of_instance("i-1234567890abcdef0").to_string(),
+            "08f996b5d43e047a9eb51e7f548bfee7e164fd7dc8f65541f2ac09d6545ac812719327281c401a67a10fcba87ae79ce0"
+        );
+    }
+
+    fn measure(threads: usize, parts: &[(Part, &[u8])]) -> Measurements {
+        let mut measurer = Measurer::new(threads);
+        for (part, bytes) in parts {
+            let buffer = measurer.feed(*part, bytes.to_vec());
+            assert!(buffer.is_empty());
+        }
+        measurer.finish()
+    }
+
+    #[test]
+    fn nothing_measures_to_the_known_constant() {
+        let nothing = measure(1, &[(Part::Boot, b"kernel")]);
+        assert_eq!(nothing.pcr2.to_string(), PCR2_OF_NOTHING);
+        assert_eq!(nothing.pcr0, nothing.pcr1);
+    }
+
+    #[test]
+    fn a_boot_part_behind_the_application_still_counts_for_pcr1() {
+        for threads in [1, 2] {
+            let odd = measure(threads, &[(Part::Boot, b"k"), (Part::Application, b"app"), (Part::Boot, b"c")]);
+            assert_eq!(odd.pcr1, Pcr::of_certificate(b"kc"));
+            assert_eq!(odd.pcr0, Pcr::of_certificate(b"kappc"));
+            assert_eq!(odd.pcr2, Pcr::of_certificate(b"app"));
+        }
+    }
+
+    #[test]
+    fn buffers_come_back() {
+        let mut measurer = Measurer::new(2);
+        let mut buffer = Vec::with_capacity(CHUNK);
+        for round in 0..100u8 {
+            buffer.resize(CHUNK, round);
+            buffer = measurer.feed(Part::Application, buffer);
+            assert!(buffer.is_empty() && buffer.capacity() >= CHUNK);
+        }
+        let Place::Threads(threads) = &measurer.0 else { panic!("threads could not be started") };
+        assert!(threads.spare.len() <= 2 * QUEUE + 2, "{} buffers", threads.spare.len());
+    }
+
+    #[test]
+    fn json_is_nitro_clis() {
+        let zero = Pcr([0; SIZE]);
+        let measurements = Measurements { pcr0: zero, pcr1: zero, pcr2: zero, pcr8: Some(zero) };
+        let digits = "0".repeat(96);
+        assert_eq!(
+            measurements.to_json(),
+            format!(
+                "{{\n  \"Measurements\": {{\n    \"HashAlgorithm\": \"Sha384 {{ ... }}\",\n    \"PCR0\": \"{digits}\",\n    \
+                 \"PCR1\": \"{digits}\",\n    \"PCR2\": \"{digits}\",\n    \"PCR8\": \"{digits}\"\n  }}\n}}"
+            )
+        );
+    }
+
+    #[test]
+    fn a_pcr_is_read_in_either_case_and_nothing_else() {
+        let pcr: Pcr = PCR2_OF_NOTHING.to_uppercase().parse().unwrap();
+        assert_eq!(pcr.to_string(), PCR2_OF_NOTHING);
+        assert!("12".parse::<Pcr>().is_err());
+        assert!("g".repeat(96).parse::<Pcr>().is_err());
+    }
+}
