@@ -3,6 +3,7 @@
 mod cache;
 mod failure;
 mod kernel;
+mod pcr;
 mod ui;
 
 use std::ffi::OsString;
@@ -49,6 +50,8 @@ struct Global {
 enum Command {
     /// Build, look at and list kernels
     Kernel(kernel::Args),
+    /// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives
+    Pcr(pcr::Args),
 }
 
 /// Runs the program and gives its exit code: 0 done, 1 refused or failed, 2 usage.
@@ -73,5 +76,6 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
     match command {
         Command::Kernel(args) => kernel::run(args, ui),
+        Command::Pcr(args) => pcr::run(args, ui),
     }
 }

@@ -1,0 +1,140 @@
+//! `eif pcr`: what a file, a certificate, a role or an instance measures to.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use eif::Refusal;
+use eif::eif::{Eif, Measurements, Pcr, signature};
+
+use super::failure::Failure;
+use super::ui::Ui;
+
+/// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  eif pcr app.eif\n  eif pcr app.eif --format env\n  \
+                        eif pcr --role-arn arn:aws:iam::123456789012:role/Webserver")]
+pub struct Args {
+    #[command(flatten)]
+    what: What,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    format: Format,
+}
+
+/// Exactly one of them.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// The enclave image: PCR0, PCR1, PCR2, and PCR8 if it is signed
+    #[arg(value_name = "FILE.eif")]
+    file: Option<PathBuf>,
+    /// PCR3 of an enclave whose parent has this IAM role
+    #[arg(long, value_name = "ARN")]
+    role_arn: Option<String>,
+    /// PCR4 of an enclave on this parent instance
+    #[arg(long, value_name = "ID")]
+    instance_id: Option<String>,
+    /// PCR8 of an enclave image signed with this certificate (PEM)
+    #[arg(long, value_name = "CERT.pem")]
+    signing_certificate: Option<PathBuf>,
+    /// The PCR that any file gives, as `nitro-cli pcr --input` has it
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// nitro-cli's object
+    Json,
+    /// `PCR0=…`, for a shell
+    Env,
+    /// `pcr0=…`, for $GITHUB_OUTPUT
+    Github,
+    /// `pcr0 = "…"`, for a .tfvars file
+    Terraform,
+    /// `PCR0 …`, for people
+    Text,
+}
+
+/// Measures and prints.
+pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    let text = match (&args.what.file, args.format) {
+        (Some(file), Format::Json) => measure(file)?.to_json(),
+        (Some(file), format) => lines(&measure(file)?.named(), format),
+        (None, Format::Json) => object(single(&args.what)?),
+        (None, format) => lines(&[single(&args.what)?], format),
+    };
+    ui.data(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(path: &Path) -> Result<Measurements, Failure> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let eif = Eif::open(open(path)?).map_err(|error| at(path, &error))?;
+    eif.measure(threads).map_err(|error| at(path, &error))
+}
+
+/// The value that one of the other options asks for, with the name that nitro-cli gives it.
+fn single(what: &What) -> Result<(&'static str, Pcr), Failure> {
+    if let Some(arn) = &what.role_arn {
+        return Ok(("PCR3", Pcr::of_role(arn)));
+    }
+    if let Some(id) = &what.instance_id {
+        return Ok(("PCR4", Pcr::of_instance(id)));
+    }
+    if let Some(path) = &what.signing_certificate {
+        let pem = std::fs::read(path).map_err(|error| io(path, &error))?;
+        let der = signature::der(&pem).map_err(|error| at(path, &error))?;
+        return Ok(("PCR8", Pcr::of_certificate(&der)));
+    }
+    let Some(path) = &what.input else { return Err(Failure::usage("nothing to measure")) };
+    let pcr = Pcr::of_reader(&mut open(path)?).map_err(|error| io(path, &error))?;
+    Ok(("PCR", pcr))
+}
+
+fn object((name, pcr): (&str, Pcr)) -> String {
+    format!("{{\n  \"{name}\": \"{pcr}\"\n}}")
+}
+
+fn lines(named: &[(&str, Pcr)], format: Format) -> String {
+    let line = |(name, pcr): &(&str, Pcr)| match format {
+        Format::Json => object((name, *pcr)),
+        Format::Env => format!("{name}={pcr}\n"),
+        Format::Github => format!("{}={pcr}\n", name.to_lowercase()),
+        Format::Terraform => format!("{} = \"{pcr}\"\n", name.to_lowercase()),
+        Format::Text => format!("{name} {pcr}\n"),
+    };
+    named.iter().map(line).collect()
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    File::open(path).map_err(|error| io(path, &error))
+}
+
+fn io(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::refused("E-io", format!("{}: {error}", path.display()))
+}
+
+fn at(path: &Path, error: &eif::eif::Error) -> Failure {
+    let failure = Failure::refused(error.code(), format!("{}: {error}", path.display()));
+    error.help().into_iter().fold(failure, Failure::with_help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_the_interfaces() {
+        let named = [("PCR0", Pcr([0; 48])), ("PCR8", Pcr([0xab; 48]))];
+        let (zero, eight) = ("0".repeat(96), "ab".repeat(48));
+        let expect = |format, text: String| assert_eq!(lines(&named, format), text);
+        expect(Format::Env, format!("PCR0={zero}\nPCR8={eight}\n"));
+        expect(Format::Github, format!("pcr0={zero}\npcr8={eight}\n"));
+        expect(Format::Terraform, format!("pcr0 = \"{zero}\"\npcr8 = \"{eight}\"\n"));
+        expect(Format::Text, format!("PCR0 {zero}\nPCR8 {eight}\n"));
+        assert_eq!(object(named[0]), format!("{{\n  \"PCR0\": \"{zero}\"\n}}"));
+    }
+}
