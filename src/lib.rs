@@ -24,6 +24,7 @@
 //! - A refusal is a [`Refusal`]: one line of cause, a stable code, and what to do.
 //! - Memory grows with the number of entries, never with the number of bytes.
 
+pub mod build;
 pub mod eif;
 pub mod image;
 pub mod init;
@@ -33,6 +34,7 @@ pub mod launch;
 pub mod rootfs;
 
 mod arch;
+mod output;
 mod progress;
 mod refusal;
 

@@ -72,7 +72,7 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
 }
 
 fn run_build(build: &Build, ui: &Ui) -> Result<ExitCode, Failure> {
-    let cache = super::cache::folder()?;
+    let cache = super::environment::cache()?;
     let path = search_path();
     let request = Request {
         arch: build.arch,
@@ -150,7 +150,7 @@ fn table(preflight: &Preflight) -> String {
 }
 
 fn run_ls(ui: &Ui) -> Result<ExitCode, Failure> {
-    let rows = Store::new(&super::cache::folder()?).list(&Lock::embedded()?);
+    let rows = Store::new(&super::environment::cache()?).list(&Lock::embedded()?);
     let text = if ui.json { pretty(&rows) } else { rows.iter().map(row).collect() };
     ui.data(&text)?;
     Ok(ExitCode::SUCCESS)

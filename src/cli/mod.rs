@@ -1,6 +1,7 @@
 //! The command line: arguments to a library call to output. One file a subcommand.
 
-mod cache;
+mod build;
+mod environment;
 mod failure;
 mod kernel;
 mod pcr;
@@ -48,6 +49,7 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    Build(build::Args),
     /// Build, look at and list kernels
     Kernel(kernel::Args),
     /// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives
@@ -75,6 +77,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
     match command {
+        Command::Build(args) => build::run(args, ui),
         Command::Kernel(args) => kernel::run(args, ui),
         Command::Pcr(args) => pcr::run(args, ui),
     }

@@ -3,7 +3,8 @@
 use std::io::{IsTerminal, Write};
 
 use clap::ColorChoice;
-use eif::Warning;
+use eif::{Progress, Warning};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Global;
 use super::failure::Failure;
@@ -12,8 +13,7 @@ use super::failure::Failure;
 #[derive(Debug)]
 pub struct Ui {
     quiet: bool,
-    /// How often `--verbose` was given.
-    pub verbose: u8,
+    verbose: u8,
     /// Whether `--json` was given.
     pub json: bool,
     color: bool,
@@ -31,9 +31,10 @@ impl Ui {
         Self { quiet: global.quiet, verbose: global.verbose, json: global.json, color, terminal }
     }
 
-    /// Whether a progress bar makes sense: stderr is a terminal and may be written to.
-    pub fn shows_progress(&self) -> bool {
-        self.terminal && !self.quiet
+    /// A progress bar where it makes sense: on a terminal that may be written to.
+    pub fn progress(&self) -> Bar {
+        let bar = if self.terminal && !self.quiet { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        Bar(bar)
     }
 
     /// Writes data to stdout.
@@ -53,6 +54,13 @@ impl Ui {
         }
     }
 
+    /// A line for people who asked for more.
+    pub fn detail(&self, line: &str) {
+        if self.verbose > 0 {
+            self.note(line);
+        }
+    }
+
     /// A warning line with its code.
     pub fn warn(&self, warning: &Warning) {
         let word = self.paint("warning", "1;33");
@@ -62,6 +70,37 @@ impl Ui {
     /// Colours a word where colours are wanted. The meaning is never in the colour alone.
     pub fn paint(&self, word: &str, style: &str) -> String {
         if self.color { format!("\x1b[{style}m{word}\x1b[0m") } else { word.to_owned() }
+    }
+}
+
+/// One bar for the stage that runs.
+pub struct Bar(ProgressBar);
+
+impl Progress for Bar {
+    fn stage(&self, name: &str, total: Option<u64>) {
+        let template = match total {
+            Some(_) => "{msg:10} {bytes:>10} / {total_bytes} {wide_bar}",
+            None => "{msg:10} {bytes:>10} {spinner}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.0.set_style(style);
+        }
+        match total {
+            Some(total) => self.0.set_length(total),
+            None => self.0.unset_length(),
+        }
+        self.0.set_position(0);
+        self.0.set_message(name.to_owned());
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 

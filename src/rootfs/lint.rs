@@ -1,7 +1,10 @@
 //! What the kernel would drop or spoil without a word while it unpacks the ramdisk (init/initramfs.c), found first.
 
+use std::io::Read;
+
 use super::error::{EntryFault, Error};
 use super::load::entry_error;
+use super::spool::Spools;
 use super::tree::{Inode, Kind, Metadata, ROOT, Tree};
 use crate::image::Image;
 use crate::{Warning, escaped};
@@ -22,7 +25,7 @@ const MOUNTED: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 ///
 /// # Errors
 /// [`Error::Entry`] for the first name, in the tree's order, that the kernel would not unpack as it is.
-pub fn lint(tree: &Tree, image: &Image, zero_times: bool) -> Result<Vec<Warning>, Error> {
+pub fn lint(tree: &Tree, spools: &Spools, image: &Image, zero_times: bool) -> Result<Vec<Warning>, Error> {
     let mut warnings = Vec::new();
     let (mut stale, mut hidden) = (0_usize, [0_usize; MOUNTED.len()]);
     let mut walk = tree.walk();
@@ -47,7 +50,23 @@ pub fn lint(tree: &Tree, image: &Image, zero_times: bool) -> Result<Vec<Warning>
         );
         warnings.push(Warning::new("W-stale-pyc", text));
     }
+    if !knows_localhost(tree, spools) {
+        let text = "/etc/hosts of the image does not name localhost: programs that look it up will fail";
+        warnings.push(Warning::new("W-no-localhost", text));
+    }
     Ok(warnings)
+}
+
+/// Whether etc/hosts has a line for localhost. Docker writes that file when a container starts; nobody does here.
+fn knows_localhost(tree: &Tree, spools: &Spools) -> bool {
+    let hosts = tree.resolve(b"etc/hosts").and_then(|id| tree.get(id));
+    let Some(Kind::File(content)) = hosts.map(|inode| &inode.kind) else { return false };
+    let mut bytes = Vec::new();
+    let read = spools.read(content).take(1 << 20).read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes);
+    let named =
+        |line: &str| line.split('#').next().unwrap_or_default().split_whitespace().skip(1).any(|n| n == "localhost");
+    read.is_ok() && text.lines().any(named)
 }
 
 fn refuse(path: &[u8], inode: &Inode) -> Result<(), EntryFault> {
@@ -83,6 +102,31 @@ impl Tree {
             }
         }
         (bytes, inodes)
+    }
+
+    /// Makes a directory for something to be mounted on, unless there is one; false when something else is there.
+    pub fn add_mount_point(&mut self, path: &[u8], mode: u16) -> bool {
+        if let Some(there) = self.resolve(path) {
+            return self.directory(there).is_some();
+        }
+        let Ok(made) = self.make_directory(path) else { return false };
+        if let Some(directory) = self.get_mut(made) {
+            directory.metadata.mode = mode;
+        }
+        true
+    }
+
+    /// The names of everything that has the extended attribute, as messages show them.
+    pub fn with_attribute(&self, attribute: &[u8]) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut walk = self.walk();
+        while let Some((path, entry)) = walk.next() {
+            let xattrs = self.get(entry.inode).and_then(|inode| inode.xattrs.as_deref());
+            if xattrs.is_some_and(|xattrs| xattrs.iter().any(|(name, _)| **name == *attribute)) {
+                names.push(format!("/{}", escaped(path)));
+            }
+        }
+        names
     }
 
     /// The root's own owner and mode.

@@ -1,0 +1,392 @@
+//! The pipeline: a [`Plan`] becomes an `.eif` and a [`Report`].
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::eif::metadata::Facts;
+use crate::eif::{self, Measurements, Metadata, Writer, Written};
+use crate::image::{self, Image, Platform, Process, Reference};
+use crate::initramfs::{Application, Bootstrap, Compress, Encoder, Mtime, write_application, write_bootstrap};
+use crate::output::Output;
+use crate::rootfs::{self, Loaded, Overrides, Tree};
+use crate::{Arch, Progress, Refusal, Warning, init, kernel};
+
+/// A kernel, an init or a module may be this large, in bytes: they are held in memory.
+const BLOB_LIMIT: u64 = 256 << 20;
+/// What the init mounts something on.
+const MOUNT_POINTS: [(&str, u16); 5] =
+    [("dev", 0o755), ("proc", 0o755), ("run", 0o755), ("sys", 0o755), ("tmp", 0o1777)];
+/// What a small kernel needs for itself, in bytes: it boots with 64 MiB.
+const KERNEL_MEMORY: u64 = 64 << 20;
+
+/// All that decides what is built.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The image.
+    pub reference: Reference,
+    /// Which of its platforms.
+    pub platform: Platform,
+    /// A kernel of the user's own, in place of the one that our recipe builds.
+    pub kernel: Option<PathBuf>,
+    /// A kernel command line, in place of the kernel's usual one.
+    pub cmdline: Option<String>,
+    /// An init of the user's own.
+    pub init: Option<PathBuf>,
+    /// A folder in AWS's form, for what is not named above: `bzImage` or `Image`, `cmdline`, `init`, `nsm.ko`.
+    pub blobs: Option<PathBuf>,
+    /// What replaces parts of the image's config.
+    pub overrides: Overrides,
+    /// What becomes of mtimes.
+    pub mtime: Mtime,
+    /// How the ramdisks are compressed.
+    pub compress: Compress,
+    /// ImageName of the metadata.
+    pub name: Option<String>,
+    /// ImageVersion of the metadata.
+    pub image_version: Option<String>,
+    /// The user's own metadata.
+    pub custom: Option<Value>,
+    /// BuildTime of the metadata, in seconds since 1970.
+    pub epoch: Option<u64>,
+    /// How the layers are read: limits, threads, where the spools go.
+    pub layers: rootfs::Options,
+    /// The folder with the built kernels.
+    pub cache: PathBuf,
+}
+
+/// What was built.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// PCR0, PCR1, PCR2.
+    pub measurements: Measurements,
+    /// Digest of the image's manifest, where the transport has one.
+    pub manifest: Option<image::Digest>,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Bytes of the kernel.
+    pub kernel: u64,
+    /// Entries of ramdisk 1 and 2.
+    pub entries: [u64; 2],
+    /// Bytes of ramdisk 1 and 2 in the file.
+    pub ramdisks: [u64; 2],
+    /// Bytes of all files when they are unpacked, in whole pages.
+    pub unpacked: u64,
+    /// Inodes when they are unpacked.
+    pub inodes: u64,
+    /// The least memory of an enclave that takes all of it, in MiB.
+    pub memory: u64,
+    /// What the user should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// Why nothing was built.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    /// Its layers.
+    #[error(transparent)]
+    Rootfs(#[from] rootfs::Error),
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// The file format.
+    #[error(transparent)]
+    Eif(#[from] eif::Error),
+    /// A blob cannot be read.
+    #[error("{}: {why}", .path.display())]
+    Blob {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// This build of `eif` has no init for the architecture.
+    #[error("this build of `eif` has no init for {0}")]
+    NoInit(Arch),
+    /// AWS's init gets arguments and variables one a line.
+    #[error("{what} holds a newline, which a foreign init's files `cmd` and `env` cannot carry")]
+    Lines {
+        /// Which one.
+        what: &'static str,
+    },
+    /// The file cannot be written.
+    #[error("{}: {source}", .path.display())]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A ramdisk cannot be written.
+    #[error("writing ramdisk {number}: {source}")]
+    Ramdisk {
+        /// 1 or 2.
+        number: u32,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+}
+
+impl Refusal for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Error::Image(error) => error.code(),
+            Error::Rootfs(error) => error.code(),
+            Error::Kernel(error) => error.code(),
+            Error::Eif(error) => error.code(),
+            Error::Blob { .. } => "E-blob",
+            Error::NoInit(_) => "E-no-init",
+            Error::Lines { .. } => "E-cmd-encoding",
+            Error::Output { .. } | Error::Ramdisk { .. } => "E-output",
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        let line = match self {
+            Error::Image(error) => return error.help(),
+            Error::Rootfs(error) => return error.help(),
+            Error::Kernel(error) => return error.help(),
+            Error::Eif(error) => return error.help(),
+            Error::Blob { .. } => "check the path",
+            Error::NoInit(_) => "build `eif` with a toolchain that has the target, or pass --init",
+            Error::Lines { .. } => "use eif's own init (no --init, no init in --blobs), which carries any byte but NUL",
+            Error::Output { .. } => "check that the folder exists, may be written to and has room",
+            Error::Ramdisk { .. } => "check that the output's folder has room",
+        };
+        vec![line.to_owned()]
+    }
+}
+
+/// Builds `target`. It appears when it is whole; an error leaves nothing behind.
+///
+/// # Errors
+/// See [`Error`].
+pub fn build(plan: &Plan, target: &Path, progress: &dyn Progress) -> Result<Report, Error> {
+    let failed = |source| Error::Output { path: target.to_owned(), source };
+    let output = Output::create(target).map_err(failed)?;
+    let (output, report) = assemble(plan, output, progress)?;
+    output.persist().map_err(failed)?;
+    Ok(report)
+}
+
+/// Measures what [`build`] would write, and writes nothing.
+///
+/// # Errors
+/// See [`Error`].
+pub fn measure(plan: &Plan, progress: &dyn Progress) -> Result<Report, Error> {
+    assemble(plan, io::empty(), progress).map(|(_, report)| report)
+}
+
+/// The parts that are not the image.
+struct Boot {
+    kernel: Vec<u8>,
+    release: Option<String>,
+    cmdline: String,
+    init: Vec<u8>,
+    /// Whether the init is not ours, and so reads `cmd` and `env` and nothing else.
+    foreign: bool,
+    modules: Vec<(String, Vec<u8>)>,
+    warnings: Vec<Warning>,
+}
+
+fn assemble<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress) -> Result<(W, Report), Error> {
+    let image = Image::open(&plan.reference, &plan.platform, &plan.layers.scratch)?;
+    let boot = boot(plan)?;
+    let Loaded { mut tree, spools, mut warnings } = rootfs::load(&image, &plan.layers, progress)?;
+    warnings.extend(boot.warnings.iter().cloned());
+    warnings.extend(mount_points(&mut tree)?);
+    let (process, notes) = rootfs::resolve(&image.config, &plan.overrides, &mut tree, &spools)?;
+    warnings.extend(notes);
+    if boot.foreign {
+        warnings.extend(foreign_init(&process, &tree)?);
+    }
+    warnings.extend(rootfs::lint(&tree, &spools, &image, plan.mtime == Mtime::Zero)?);
+    let metadata = metadata(plan, &boot, &image, &process)?;
+    let app = Application { tree: &tree, spools: &spools, process: &process, mtime: plan.mtime };
+    let (out, written, entries) = write(plan, &boot, &metadata, &app, out, progress)?;
+    let (unpacked, inodes) = tree.footprint();
+    Ok((out, report(&image, &boot, written, entries, (unpacked, inodes), warnings)))
+}
+
+fn boot(plan: &Plan) -> Result<Boot, Error> {
+    let arch = plan.platform.arch;
+    let blob = |names: &[&str]| {
+        let folder = plan.blobs.as_ref()?;
+        names.iter().map(|name| folder.join(name)).find(|path| path.exists())
+    };
+    let mut warnings = Vec::new();
+    let kernel_path = match plan.kernel.clone().or_else(|| blob(&["bzImage", "Image"])) {
+        Some(path) => path,
+        None => kernel::find(arch, &plan.cache)?.path,
+    };
+    let kernel = read_blob(&kernel_path)?;
+    let head = kernel.get(..kernel.len().min(kernel::probe::HEAD)).unwrap_or_default();
+    let preflight = kernel::check(head, kernel.len() as u64, arch)?;
+    warnings.extend(preflight.findings.iter().map(kernel::check::Finding::warning));
+    let cmdline = match (&plan.cmdline, blob(&["cmdline"])) {
+        (Some(cmdline), _) => cmdline.clone(),
+        (None, Some(path)) => String::from_utf8_lossy(&read_blob(&path)?).trim().to_owned(),
+        (None, None) => kernel::default_cmdline(arch).to_owned(),
+    };
+    let own = init::bytes(arch);
+    let init = match plan.init.clone().or_else(|| blob(&["init"])) {
+        Some(path) => read_blob(&path)?,
+        None => own.ok_or(Error::NoInit(arch))?.to_vec(),
+    };
+    let foreign = own.is_none_or(|own| own != init);
+    let modules = match blob(&["nsm.ko"]) {
+        Some(path) => vec![("nsm.ko".to_owned(), read_blob(&path)?)],
+        None => Vec::new(),
+    };
+    Ok(Boot { kernel, release: preflight.release, cmdline, init, foreign, modules, warnings })
+}
+
+fn read_blob(path: &Path) -> Result<Vec<u8>, Error> {
+    let failed = |why: String| Error::Blob { path: path.to_owned(), why };
+    let file = File::open(path).map_err(|error| failed(error.to_string()))?;
+    let mut bytes = Vec::new();
+    file.take(BLOB_LIMIT.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
+    if bytes.len() as u64 > BLOB_LIMIT {
+        return Err(failed(format!("more than {} MiB, which is no boot file", BLOB_LIMIT >> 20)));
+    }
+    Ok(bytes)
+}
+
+/// Makes what is missing; what is there and is no directory is told.
+fn mount_points(tree: &mut Tree) -> Result<Vec<Warning>, Error> {
+    let mut warnings = Vec::new();
+    for (path, mode) in MOUNT_POINTS {
+        if !tree.add_mount_point(path.as_bytes(), mode) {
+            let text = format!("/{path} is no directory in the image: the init cannot mount anything there");
+            warnings.push(Warning::new("W-mount-point", text));
+        }
+    }
+    Ok(warnings)
+}
+
+/// What an init of AWS's kind does not do.
+fn foreign_init(process: &Process, tree: &Tree) -> Result<Vec<Warning>, Error> {
+    for (what, items) in [("an argument", &process.argv), ("an environment variable", &process.env)] {
+        if items.iter().any(|item| item.contains('\n')) {
+            return Err(Error::Lines { what });
+        }
+    }
+    let mut warnings = Vec::new();
+    if process.uid != 0 || process.gid != 0 || process.cwd != "/" {
+        let text = "an init of AWS's kind runs the program as root in /, whatever User and WorkingDir say";
+        warnings.push(Warning::new("W-foreign-init", text));
+    }
+    let capable = tree.with_attribute(b"security.capability");
+    if !capable.is_empty() {
+        let text =
+            format!("a foreign init sets no extended attributes; these lose capabilities: {}", capable.join(", "));
+        warnings.push(Warning::new("E-xattr", text));
+    }
+    Ok(warnings)
+}
+
+/// Facts that every transport shares, and nothing of the place where the file is made.
+fn metadata(plan: &Plan, boot: &Boot, image: &Image, process: &Process) -> Result<Vec<u8>, Error> {
+    let sha256 = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+    let diff_ids: Vec<String> = image.layers().iter().map(|layer| layer.diff_id.to_string()).collect();
+    let modules: Vec<Value> =
+        boot.modules.iter().map(|(name, bytes)| json!({"name": name, "sha256": sha256(bytes)})).collect();
+    let mtime = match plan.mtime {
+        Mtime::Zero => json!("zero"),
+        Mtime::Keep => json!("keep"),
+        Mtime::Clamp(epoch) => json!({"clamp": epoch}),
+    };
+    let record = json!({
+        "cmdline": boot.cmdline,
+        "compress": plan.compress.name(),
+        "diff_ids": diff_ids,
+        "init_sha256": sha256(&boot.init),
+        "kernel_sha256": sha256(&boot.kernel),
+        "modules": modules,
+        "mtime": mtime,
+        "platform": plan.platform.to_string(),
+        "process": {
+            "argv": process.argv,
+            "cwd": process.cwd,
+            "env": process.env,
+            "gid": process.gid,
+            "groups": process.groups,
+            "uid": process.uid,
+        },
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    let facts = Facts {
+        name: plan.name.as_deref(),
+        version: plan.image_version.as_deref(),
+        epoch: plan.epoch,
+        kernel_version: boot.release.as_deref(),
+        custom: plan.custom.clone(),
+        record,
+    };
+    Ok(Metadata::new(facts)?.to_bytes()?)
+}
+
+/// The second pass: everything in the order of the file, contents out of the spools.
+fn write<W: Write + Seek>(
+    plan: &Plan,
+    boot: &Boot,
+    metadata: &[u8],
+    app: &Application,
+    out: W,
+    progress: &dyn Progress,
+) -> Result<(W, Written, [u64; 2]), Error> {
+    progress.stage("ramdisks", Some(app.tree.footprint().0));
+    let threads = plan.layers.threads;
+    let failed = |number| move |source| Error::Ramdisk { number, source };
+    let mut writer = Writer::new(out, eif::Options { arch: plan.platform.arch, threads })?;
+    writer.kernel(&mut boot.kernel.as_slice())?;
+    writer.cmdline(boot.cmdline.as_bytes())?;
+    writer.metadata(metadata)?;
+    let mut ramdisk = Encoder::new(writer.ramdisk()?, plan.compress, threads).map_err(failed(1))?;
+    let bootstrap = Bootstrap { init: &boot.init, modules: &boot.modules };
+    let first = write_bootstrap(&bootstrap, &mut ramdisk).map_err(failed(1))?;
+    ramdisk.finish().map_err(failed(1))?;
+    let mut ramdisk = Encoder::new(writer.ramdisk()?, plan.compress, threads).map_err(failed(2))?;
+    let second = write_application(app, &mut ramdisk, progress).map_err(failed(2))?;
+    ramdisk.finish().map_err(failed(2))?;
+    let (out, written) = writer.finish()?;
+    Ok((out, written, [first, second.entries]))
+}
+
+fn report(
+    image: &Image,
+    boot: &Boot,
+    written: Written,
+    entries: [u64; 2],
+    (unpacked, inodes): (u64, u64),
+    warnings: Vec<Warning>,
+) -> Report {
+    let mut sizes = written.sections.iter().filter(|section| section.kind == eif::Kind::Ramdisk).map(|s| s.size);
+    let ramdisks = [sizes.next().unwrap_or(0), sizes.next().unwrap_or(0)];
+    Report {
+        measurements: written.measurements,
+        manifest: image.manifest_digest,
+        size: written.size,
+        kernel: boot.kernel.len() as u64,
+        entries,
+        memory: least_memory(ramdisks, unpacked, inodes),
+        ramdisks,
+        unpacked,
+        inodes,
+        warnings,
+    }
+}
+
+/// The rootfs is a tmpfs of half the memory and an inode for every second page (mm/shmem.c), and while it is being
+/// unpacked the ramdisks are in memory too. In MiB.
+fn least_memory(ramdisks: [u64; 2], unpacked: u64, inodes: u64) -> u64 {
+    let tmpfs = unpacked.max(inodes.saturating_mul(4096)).saturating_mul(2);
+    let unpacking = ramdisks.iter().fold(unpacked, |sum, size| sum.saturating_add(*size));
+    tmpfs.max(unpacking).saturating_add(KERNEL_MEMORY).div_ceil(1 << 20)
+}

@@ -1,0 +1,224 @@
+//! `eif build`: arguments to a plan, the report to stdout and stderr.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use eif::build::{Plan, Report};
+use eif::image::{Platform, Reference};
+use eif::initramfs::{Compress, Mtime};
+use eif::rootfs::{Limits, Options, Overrides};
+
+use super::environment;
+use super::failure::Failure;
+use super::ui::Ui;
+
+/// Build an enclave image from a container image
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  eif build docker-archive:app.tar -o app.eif
+  eif build oci:layout:v1 -o app.eif --cmd serve --cmd --port=80 --user 1000:1000")]
+pub struct Args {
+    /// The image: oci:PATH[:TAG|@DIGEST], oci-archive:PATH[:TAG] or docker-archive:PATH[:NAME]; PATH `-` is stdin
+    image: OsString,
+    /// The file to write
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    options: BuildOptions,
+}
+
+/// What decides the bytes; `eif build` and others that build share it.
+#[derive(clap::Args)]
+#[command(next_help_heading = "What is built")]
+pub struct BuildOptions {
+    /// Platform of the image: linux/amd64 or linux/arm64, on every host
+    #[arg(long, value_name = "OS/ARCH", default_value = "linux/amd64")]
+    platform: String,
+    /// Kernel to pack (bzImage or arm64 Image) instead of the one of `eif kernel build`
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Kernel command line, packed as given
+    #[arg(long, value_name = "TEXT")]
+    cmdline: Option<String>,
+    /// Init to pack instead of eif's own
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// Folder with AWS's blobs: bzImage or Image, cmdline, init, nsm.ko
+    #[arg(long, value_name = "DIR")]
+    blobs: Option<PathBuf>,
+    /// Replace the image's Entrypoint and drop its Cmd; repeat for each argument
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    entrypoint: Vec<String>,
+    /// Replace the image's Cmd; repeat for each argument
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    cmd: Vec<String>,
+    /// Set an environment variable; repeatable
+    #[arg(long, value_name = "K=V")]
+    env: Vec<String>,
+    /// Replace the image's User
+    #[arg(long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// Replace the image's WorkingDir
+    #[arg(long, value_name = "PATH")]
+    workdir: Option<String>,
+    /// Modification times: all zero, the image's, or the image's up to SOURCE_DATE_EPOCH
+    #[arg(long, value_name = "MODE", default_value = "zero")]
+    mtime: MtimeMode,
+    /// Compression of the ramdisks
+    #[arg(long, value_name = "FORMAT", default_value = "none")]
+    compress: CompressFormat,
+    /// ImageName in the metadata, which are not measured
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// ImageVersion in the metadata, which are not measured
+    #[arg(long, value_name = "VERSION")]
+    image_version: Option<String>,
+    /// JSON object to carry in the metadata, which are not measured
+    #[arg(long, value_name = "FILE")]
+    metadata: Option<PathBuf>,
+    /// Refuse what would be a warning with a code E-…
+    #[arg(long)]
+    strict: bool,
+    /// Refuse images that unpack to more (K, M, G are powers of 1024)
+    #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = size)]
+    max_unpacked: u64,
+    /// Refuse layers with more entries
+    #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
+    max_entries: u64,
+    /// Threads to use; has no influence on the bytes [default: as many as there are CPUs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum MtimeMode {
+    Zero,
+    Keep,
+    Clamp,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum CompressFormat {
+    None,
+    Gzip,
+    Zstd,
+}
+
+pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    let plan = args.options.plan(&args.image)?;
+    let report = eif::build::build(&plan, &args.output, &ui.progress())?;
+    tell(&report, ui);
+    ui.data(&report.measurements.to_json())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Warnings and summary, for people.
+pub fn tell(report: &Report, ui: &Ui) {
+    report.warnings.iter().for_each(|warning| ui.warn(warning));
+    if let Some(digest) = report.manifest {
+        ui.note(&format!("manifest  {digest}"));
+    }
+    ui.note(&format!("kernel    {}", mib(report.kernel)));
+    let [first, second] = report.ramdisks;
+    ui.note(&format!("ramdisk 1 {}, {} entries", mib(first), report.entries[0]));
+    ui.note(&format!("ramdisk 2 {}, {} entries", mib(second), report.entries[1]));
+    ui.note(&format!("unpacked  {}, {} inodes", mib(report.unpacked), report.inodes));
+    for (name, pcr) in report.measurements.named() {
+        ui.detail(&format!("{name}      {pcr}"));
+    }
+    ui.note(&format!("file      {}", mib(report.size)));
+    ui.note(&format!("memory    the enclave needs at least {} MiB", report.memory));
+}
+
+/// Binary megabytes with one digit.
+fn mib(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10).div_ceil(1 << 20);
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+impl BuildOptions {
+    /// Every check that needs no image.
+    pub fn plan(self, image: &OsString) -> Result<Plan, Failure> {
+        let epoch = environment::source_date_epoch()?;
+        let platform: Platform =
+            self.platform.parse().map_err(|error: eif::image::Error| Failure::usage(error.to_string()))?;
+        let reference = Reference::parse(image)?;
+        for item in &self.env {
+            if !item.contains('=') || item.starts_with('=') {
+                let help = "variables of this shell are not passed on, since the result would depend on them";
+                return Err(Failure::usage(format!("--env takes K=V, got: {item}")).with_help(help));
+            }
+        }
+        let mtime = match (self.mtime, epoch) {
+            (MtimeMode::Zero, _) => Mtime::Zero,
+            (MtimeMode::Keep, _) => Mtime::Keep,
+            (MtimeMode::Clamp, Some(epoch)) => Mtime::Clamp(epoch),
+            (MtimeMode::Clamp, None) => {
+                let help = "export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)";
+                return Err(Failure::usage("--mtime clamp needs SOURCE_DATE_EPOCH").with_help(help));
+            }
+        };
+        let given = |items: Vec<String>| (!items.is_empty()).then_some(items);
+        let overrides = Overrides {
+            entrypoint: given(self.entrypoint),
+            cmd: given(self.cmd),
+            env: self.env,
+            user: self.user,
+            workdir: self.workdir,
+        };
+        let scratch = std::env::temp_dir();
+        let threads = self.threads.map_or_else(environment::threads, usize::from);
+        let limits = Limits { unpacked: self.max_unpacked, entries: self.max_entries, ..Limits::default() };
+        Ok(Plan {
+            reference,
+            platform,
+            kernel: self.kernel,
+            cmdline: self.cmdline,
+            init: self.init,
+            blobs: self.blobs,
+            overrides,
+            mtime,
+            compress: match self.compress {
+                CompressFormat::None => Compress::None,
+                CompressFormat::Gzip => Compress::Gzip,
+                CompressFormat::Zstd => Compress::Zstd,
+            },
+            name: self.name,
+            image_version: self.image_version,
+            custom: self.metadata.as_deref().map(environment::json_file).transpose()?,
+            epoch,
+            layers: Options { limits, threads, scratch, strict: self.strict },
+            cache: environment::cache()?,
+        })
+    }
+}
+
+/// `100M`, `2G`, `4096`: powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 30),
+        Some((at, 'T' | 't')) => (&text[..at], 40),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("`{text}` is no size such as 100M or 2G"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("100M"), Ok(100 << 20));
+        assert_eq!(size("2g"), Ok(2 << 30));
+        for bad in ["", "M", "1.5G", "-1", "99999999999T", "1é"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The promise: the same inputs give the same bytes, whoever builds, wherever and however.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::TestEnv;
+use eif_testdata::{Compression, Config, DockerArchive, Image, OciLayout, fake_bzimage, layers, sha256};
+
+fn image() -> Image {
+    let many: Vec<String> = (0..300).map(|n| format!("f 0644 {n}:{n} many/{:02}/{n} content {n}", n % 17)).collect();
+    let mut lines = vec![
+        "d 0755 0:0 etc/",
+        "f 0644 0:0 etc/hosts 127.0.0.1 localhost",
+        "f 0644 0:0 etc/passwd app:x:1000:1000::/home/app:/bin/sh",
+        "f 0755 0:0 bin/app program",
+        "h bin/link => bin/app",
+        "l 0777 0:0 bin/sh -> app",
+        "d 1777 0:0 tmp/",
+    ];
+    lines.extend(many.iter().map(String::as_str));
+    lines.extend(["--", "w many/03", "f 4755 0:0 bin/app another", r"f 0600 7:7 odd\xff\x20name x"]);
+    let config = Config::new().entrypoint(&["/bin/app"]).cmd(&["a", ""]).env(&["A=1", "B=2"]).user("app");
+    Image::new(eif_testdata::parse_layers(&lines)).config(config.working_dir("/srv/data"))
+}
+
+/// A world with an image and a kernel that any user may read.
+fn world() -> TestEnv {
+    let env = TestEnv::new();
+    let _ = env.layout("image", &image());
+    env.write("kernel", fake_bzimage());
+    let open = Command::new("chmod").args(["-R", "a+rwX"]).arg(env.work().parent().unwrap()).status().unwrap();
+    assert!(open.success());
+    env
+}
+
+const BUILD: [&str; 5] = ["build", "oci:image:latest", "--kernel", "kernel", "-o"];
+
+fn build(env: &TestEnv, name: &str, further: &[&str]) -> Vec<u8> {
+    let _ = env.eif(&[&BUILD[..], &[name], further].concat()).success();
+    fs::read(env.path(name)).unwrap()
+}
+
+fn run(mut command: Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn threads_do_not_matter() {
+    let env = world();
+    for compress in ["none", "gzip", "zstd"] {
+        let one = build(&env, "one.eif", &["--threads", "1", "--compress", compress]);
+        for threads in ["2", "7"] {
+            assert!(one == build(&env, "other.eif", &["--threads", threads, "--compress", compress]), "{compress}");
+        }
+    }
+}
+
+#[test]
+fn user_umask_zone_locale_and_folders_do_not_matter() {
+    let env = world();
+    let want = build(&env, "want.eif", &[]);
+    let copy = env.path("eif");
+    fs::copy(env!("CARGO_BIN_EXE_eif"), &copy).unwrap();
+    for folder in ["elsewhere", "scratch"] {
+        fs::create_dir(env.path(folder)).unwrap();
+        fs::set_permissions(env.path(folder), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    for (folder, name) in [("elsewhere", "a.eif"), ("scratch", "b.eif")] {
+        // Root becomes somebody else; somebody else becomes root of a namespace of its own.
+        let other: &[&str] = if is_root() {
+            &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        } else {
+            &["unshare", "--map-root-user"]
+        };
+        let script = format!(
+            "umask 0077; cd {folder}; exec {} ../eif build oci:../image:latest --kernel {} -o {name}",
+            other.join(" "),
+            env.path("kernel").display(),
+        );
+        let mut command = env.command_of("sh", &["-c", &script]);
+        command.env("TZ", "Asia/Kathmandu").env("LANG", "tr_TR.UTF-8").env("LC_ALL", "tr_TR.UTF-8");
+        command.env("TMPDIR", env.path("scratch")).env("HOME", "/nowhere").env("USER", "somebody");
+        run(command);
+        assert!(fs::read(env.path(folder).join(name)).unwrap() == want, "{folder}");
+    }
+}
+
+/// `id -u`, without unsafe code and without a crate for it.
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    String::from_utf8_lossy(&id.stdout).trim() == "0"
+}
+
+#[test]
+fn transport_and_compression_of_layers_do_not_matter() {
+    let env = world();
+    let want = build(&env, "want.eif", &[]);
+    let same = |reference: String| {
+        let _ = env.eif(&["build", &reference, "--kernel", "kernel", "-o", "other.eif"]).success();
+        assert!(fs::read(env.path("other.eif")).unwrap() == want, "{reference}");
+    };
+    for compression in Compression::ALL {
+        let image = image().compress(compression);
+        let layout = OciLayout::new().tag("v1", &image).files();
+        layout.write_tar(&env.path("archive.tar"));
+        same("oci-archive:archive.tar:v1".to_owned());
+        let docker = DockerArchive::new().image(&["me/app:v1"], &image);
+        docker.modern().write_tar(&env.path("modern.tar"));
+        docker.legacy().write_tar(&env.path("legacy.tar"));
+        same("docker-archive:modern.tar".to_owned());
+        same("docker-archive:legacy.tar:me/app:v1".to_owned());
+    }
+}
+
+#[test]
+fn only_the_build_time_depends_on_source_date_epoch() {
+    let env = world();
+    let zero = env.eif(&[&BUILD[..], &["zero.eif"]].concat()).success().json();
+    let dated = world().variable("SOURCE_DATE_EPOCH", "1700000000");
+    let json = dated.eif(&[&BUILD[..], &["dated.eif"]].concat()).success().json();
+    assert_eq!(json, zero, "the PCRs are equal");
+    let (zero, dated) = (fs::read(env.path("zero.eif")).unwrap(), fs::read(dated.path("dated.eif")).unwrap());
+    assert!(find(&dated, b"\"BuildTime\":\"2023-11-14T22:13:20Z\""));
+    assert!(find(&zero, b"\"BuildTime\":\"1970-01-01T00:00:00Z\""));
+    assert_eq!(zero.len(), dated.len());
+}
+
+fn find(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
+}
+
+/// Two builds of one Dockerfile differ in times and in how the layers are cut; PCR2 does not.
+#[test]
+fn times_and_cuts_of_layers_do_not_matter_for_pcr2() {
+    let env = world();
+    let one = layers! { "f 0644 0:0 etc/hosts 127.0.0.1 localhost", "f 0755 0:0 app x", "f 0644 0:0 b/c y" };
+    let cut = layers! { "f 0600 9:9 app old", "f 0644 0:0 b/c y", "--", "f 0755 0:0 app x", "--",
+    "f 0644 0:0 etc/hosts 127.0.0.1 localhost" };
+    let late: Vec<_> = cut.iter().map(|layer| at(layer, 1_700_000_000)).collect();
+    let config = || Config::new().cmd(&["/app"]);
+    let mut pcrs = Vec::new();
+    for (name, layers) in [("one", one), ("cut", cut), ("late", late)] {
+        let reference = env.layout(name, &Image::new(layers).config(config()));
+        let build = |mtime| {
+            let words = ["build", &reference, "--kernel", "kernel", "-o", "x.eif", "--mtime", mtime];
+            env.eif(&words).success().json()["Measurements"]["PCR2"].clone()
+        };
+        pcrs.push((build("zero"), build("keep")));
+    }
+    assert_eq!(pcrs[0].0, pcrs[1].0);
+    assert_eq!(pcrs[1].0, pcrs[2].0);
+    assert_ne!(pcrs[1].1, pcrs[2].1, "--mtime keep keeps them");
+}
+
+fn at(layer: &eif_testdata::Layer, mtime: i128) -> eif_testdata::Layer {
+    layer.entries().fold(eif_testdata::Layer::new(), |all, entry| all.entry(entry.clone().mtime(mtime)))
+}
+
+/// The bytes of one image with one kernel, as they were when they were last changed on purpose.
+///
+/// When this fails, the change of bytes needs a line in CHANGELOG.md.
+#[test]
+fn golden_bytes_of_ramdisk_2() {
+    let env = world();
+    let build = |compress| build(&env, "golden.eif", &["--compress", compress, "--init", "kernel"]);
+    let golden = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/same_bytes.sha256")).unwrap();
+    let got: String = ["none", "gzip", "zstd"]
+        .into_iter()
+        .map(|compress| format!("{} {compress}\n", sha256(&without_metadata(&build(compress)))))
+        .collect();
+    assert_eq!(got, golden);
+}
+
+/// The sections but the third, which names our version.
+fn without_metadata(file: &[u8]) -> Vec<u8> {
+    let eif = eif::eif::Eif::open(file).unwrap();
+    let mut rest = Vec::new();
+    for section in eif.sections().iter().filter(|section| section.kind != eif::eif::Kind::Metadata) {
+        std::io::Read::read_to_end(&mut eif.read(section), &mut rest).unwrap();
+    }
+    rest
+}
+
+#[test]
+fn a_failed_build_leaves_the_old_file_and_nothing_else() {
+    let env = world();
+    let _ = build(&env, "app.eif", &[]);
+    let before: (Vec<u8>, Vec<String>) = (fs::read(env.path("app.eif")).unwrap(), env.listing(&env.work()));
+    let layout: PathBuf = env.path("image");
+    let index = fs::read_to_string(layout.join("index.json")).unwrap();
+    fs::write(layout.join("index.json"), index.replace("sha256:", "sha256:00")).unwrap();
+    let _ = env.eif(&[&BUILD[..], &["app.eif"]].concat()).code(1);
+    assert_eq!((fs::read(env.path("app.eif")).unwrap(), env.listing(&env.work())), before);
+}
