@@ -1,9 +1,10 @@
 //! The file format: known bytes, what is written is read, and nothing broken is taken.
 
+use std::cell::Cell;
 use std::io::{Cursor, Read, Seek, Write};
 
-use eif::eif::measure::PCR2_OF_NOTHING;
-use eif::eif::{Eif, Error, Fault, Kind, Level, Measurements, Options, Writer, Written};
+use eif::eif::measure::{CHUNK, PCR2_OF_NOTHING};
+use eif::eif::{Eif, Error, Fault, Kind, Level, Measurements, Options, Source, Writer, Written};
 use eif::{Arch, Refusal};
 use proptest::prelude::*;
 
@@ -349,6 +350,75 @@ fn a_full_disk_is_an_error() {
     let mut writer = Writer::new(Cursor::new(&mut small[..]), ONE_THREAD).unwrap();
     writer.kernel(&mut &[7; 100][..]).unwrap();
     assert_eq!(writer.cmdline(b"x").unwrap_err().code(), "E-eif-io");
+}
+
+/// A file of many gigabytes that is not there: `head`, then zeros. It remembers the largest buffer that it was given.
+struct Giant {
+    head: Vec<u8>,
+    size: u64,
+    largest: Cell<usize>,
+}
+
+impl Giant {
+    /// The small file with the last section as the given kind, of so many bytes that the file has `size`.
+    fn new(kind: u16, size: u64) -> Self {
+        let mut head = small_file();
+        let section = size - 812;
+        head[316..324].copy_from_slice(&section.to_be_bytes());
+        head[800..802].copy_from_slice(&kind.to_be_bytes());
+        head[804..812].copy_from_slice(&section.to_be_bytes());
+        let mut crc = crc32fast::Hasher::new();
+        head[..544].iter().chain(&head[548..]).for_each(|byte| crc.update(&[*byte]));
+        let mut zeros = size - head.len() as u64;
+        while zeros > 0 {
+            let part = zeros.min(1 << 20);
+            crc.update(&vec![0; part as usize]);
+            zeros -= part;
+        }
+        head[544..548].copy_from_slice(&crc.finalize().to_be_bytes());
+        Self { head, size, largest: Cell::new(0) }
+    }
+}
+
+impl Source for Giant {
+    fn size(&self) -> std::io::Result<u64> {
+        Ok(self.size)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.largest.set(self.largest.get().max(buffer.len()));
+        if offset < self.head.len() as u64 {
+            return Source::read_at(&self.head[..], buffer, offset);
+        }
+        let there = buffer.len().min((self.size - offset) as usize);
+        buffer[..there].fill(0);
+        Ok(there)
+    }
+}
+
+/// Sizes beyond 32 bits, and no buffer larger than a chunk.
+#[test]
+fn a_giant_is_read_in_bounded_memory() {
+    let giant = Giant::new(3, 5 << 30);
+    let eif = Eif::open(&giant).unwrap();
+    assert_eq!(eif.ramdisks().last().unwrap().size, (5 << 30) - 812);
+    assert!(giant.largest.get() <= CHUNK, "a buffer of {} bytes", giant.largest.get());
+}
+
+/// What is read into memory has a limit of its own, whatever the file's size allows.
+#[test]
+fn giant_texts_are_not_read() {
+    for (kind, slot) in [(2u16, 566), (4, 0), (5, 586)] {
+        let mut giant = Giant::new(kind, 1 << 30);
+        if slot != 0 {
+            // The small section of that kind becomes one without a meaning: the giant is the only one.
+            giant.head[slot..slot + 2].copy_from_slice(&[0, 9]);
+        }
+        let eif = Eif::examine(&giant).unwrap();
+        let codes: Vec<_> = eif.faults().iter().map(Fault::code).collect();
+        assert!(codes.contains(&"E-eif-limit"), "type {kind}: {codes:?}");
+        assert!(giant.largest.get() <= CHUNK, "type {kind}: a buffer of {} bytes", giant.largest.get());
+    }
 }
 
 /// Bytes that follow the last section are not read, however many there are.
