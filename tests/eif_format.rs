@@ -246,6 +246,18 @@ fn contents_are_judged() {
     assert_eq!(judged(&changed(580, b"\n")), (None, vec!["W-eif-cmdline"]));
 }
 
+/// Sections that share bytes are neither summed nor measured: 32 of them could each be as large as the file.
+#[test]
+fn one_shared_byte_is_an_overlap() {
+    let mut file = small_file();
+    file[67] = 0x1f; // ramdisk 2 begins a byte earlier
+    file.remove(799); // the last byte of ramdisk 1
+    assert!(judged(&file).1.contains(&"E-eif-overlap"));
+    let eif = Eif::examine(&file[..]).unwrap();
+    assert_eq!(eif.computed_crc(), None);
+    assert_eq!(eif.measure(1).unwrap_err().code(), "E-eif-overlap");
+}
+
 /// AWS's builder does not pad: its file is read, and the kernel's trouble with it is told.
 #[test]
 fn an_unpadded_ramdisk_is_a_warning_only_before_another() {
