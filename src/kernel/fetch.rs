@@ -246,3 +246,148 @@ pub fn hash_file(file: &Path) -> Result<String, Error> {
     let mut from = File::open(file).map_err(Error::io("reading", file))?;
     copy(&mut from, &mut io::sink(), u64::MAX).map_err(Error::io("reading", file))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::kernel::lock::{Deb, Tarball};
+
+    /// A small package and the lock's entry for it.
+    fn package(folder: &Path, id: &str) -> (Entry, Vec<u8>) {
+        let inner = format!("source of {id}").into_bytes();
+        let build = tempfile::tempdir_in(folder).unwrap();
+        let at = |name: &str| build.path().join(name);
+        fs::create_dir_all(at("usr/src")).unwrap();
+        fs::write(at("usr/src/source.tar.xz"), &inner).unwrap();
+        run(Command::new("tar").args(["--create", "--xz", "--file", "data.tar.xz", "./usr"]).current_dir(build.path()));
+        run(Command::new("ar").args(["rc", "package.deb", "data.tar.xz"]).current_dir(build.path()));
+        let deb = fs::read(at("package.deb")).unwrap();
+        let sum = |bytes: &[u8]| hex(&Sha256::digest(bytes));
+        let entry = Entry {
+            id: id.to_owned(),
+            // No archive has it: apt-get must fail, and the dated archive comes next.
+            package: format!("eif-test-no-such-package-{id}"),
+            version: "1".to_owned(),
+            deb: Deb { sha256: sum(&deb), sha1: format!("{:040x}", deb.len()), size: deb.len() as u64 },
+            tarball: Tarball {
+                path: "usr/src/source.tar.xz".to_owned(),
+                sha256: sum(&inner),
+                size: inner.len() as u64,
+            },
+            outputs: Default::default(),
+        };
+        (entry, deb)
+    }
+
+    fn run(command: &mut Command) {
+        assert!(command.status().expect("install binutils, tar and xz-utils").success());
+    }
+
+    /// A dated archive of our own on loopback: answers every request for `path` with `body`, else with 404.
+    fn archive(path: String, body: Vec<u8>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}/file", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut lines = io::BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let request = lines.next().unwrap_or_default();
+                lines.take_while(|line| !line.is_empty()).for_each(drop);
+                let found = request.starts_with(&format!("GET /file/{path} "));
+                let (status, body) = if found { ("200 OK", &body[..]) } else { ("404 Not Found", &b""[..]) };
+                // No Content-Length: a size that nobody announces must be bounded as well.
+                let _ = write!(stream, "HTTP/1.0 {status}\r\n\r\n").and_then(|()| stream.write_all(body));
+            }
+        });
+        address
+    }
+
+    fn fetched(lock: &Lock, snapshot: &str, cache: &Path, source: Option<&Path>) -> Result<(String, PathBuf), Error> {
+        let (entry, tarball) = super::source(lock, None, Ways { source, snapshot }, &Store::new(cache), &mut |_| ())?;
+        Ok((entry.id.clone(), tarball))
+    }
+
+    fn lock(kernels: Vec<Entry>) -> Lock {
+        Lock { snapshot: String::new(), kernels }
+    }
+
+    fn left(cache: &Path) -> Vec<String> {
+        let folder = fs::read_dir(cache.join("sources")).unwrap();
+        let mut names: Vec<_> = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_dated_archive_serves_what_the_archive_dropped() {
+        let cache = tempfile::tempdir().unwrap();
+        let (entry, deb) = package(cache.path(), "a");
+        let address = archive(entry.deb.sha1.clone(), deb);
+        let lock = lock(vec![entry]);
+        let (_, tarball) = fetched(&lock, &address, cache.path(), None).unwrap();
+        assert_eq!(fs::read(&tarball).unwrap(), b"source of a");
+        // The second time nothing is asked of anyone.
+        assert_eq!(fetched(&lock, "http://127.0.0.1:1", cache.path(), None).unwrap().1, tarball);
+        assert_eq!(left(cache.path()), [".lock", "eif-test-no-such-package-a_1.tar.xz"]);
+    }
+
+    #[test]
+    fn the_next_entry_is_taken_when_the_first_cannot_be_had() {
+        let cache = tempfile::tempdir().unwrap();
+        let ((first, _), (second, deb)) = (package(cache.path(), "gone"), package(cache.path(), "second"));
+        let address = archive(second.deb.sha1.clone(), deb);
+        let (id, _) = fetched(&lock(vec![first, second]), &address, cache.path(), None).unwrap();
+        assert_eq!(id, "second");
+    }
+
+    #[test]
+    fn bytes_that_are_not_the_locked_ones_are_not_kept() {
+        let cache = tempfile::tempdir().unwrap();
+        let (entry, mut deb) = package(cache.path(), "a");
+        *deb.last_mut().unwrap() ^= 1;
+        let address = archive(entry.deb.sha1.clone(), deb.clone());
+        let error = fetched(&lock(vec![entry.clone()]), &address, cache.path(), None).unwrap_err();
+        let Error::SourceMissing { file, tried, folder, .. } = &error else { panic!("{error}") };
+        assert_eq!((file, folder), (&entry.deb_name(), &cache.path().join("sources")));
+        assert!(tried[1].contains("the dated archive: what came has sha256"), "{tried:?}");
+        assert_eq!(left(cache.path()), [".lock"]);
+    }
+
+    #[test]
+    fn a_source_that_does_not_end_is_cut_off() {
+        let cache = tempfile::tempdir().unwrap();
+        let (entry, mut deb) = package(cache.path(), "a");
+        deb.resize(64 << 20, 0);
+        let address = archive(entry.deb.sha1.clone(), deb);
+        let error = fetched(&lock(vec![entry.clone()]), &address, cache.path(), None).unwrap_err();
+        assert!(error.to_string().contains(&format!("more than the {} bytes", entry.deb.size)), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_the_users_is_known_by_its_hash_alone() {
+        let cache = tempfile::tempdir().unwrap();
+        let (entry, deb) = package(cache.path(), "a");
+        let file = cache.path().join("whatever");
+        fs::write(&file, deb).unwrap();
+        let locked = lock(vec![entry]);
+        let (id, tarball) = fetched(&locked, "", cache.path(), Some(&file)).unwrap();
+        assert_eq!((id.as_str(), fs::read(&tarball).unwrap()), ("a", b"source of a".to_vec()));
+        assert_eq!(fetched(&locked, "", cache.path(), Some(&tarball)).unwrap().1, tarball);
+        fs::write(&file, "something else").unwrap();
+        let error = fetched(&locked, "", cache.path(), Some(&file)).unwrap_err();
+        assert!(matches!(error, Error::SourceUnknown { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_package_put_into_the_folder_of_sources_is_found() {
+        let cache = tempfile::tempdir().unwrap();
+        let (entry, deb) = package(cache.path(), "a");
+        let sources = Store::new(cache.path()).sources().unwrap();
+        fs::write(sources.join(entry.deb_name()), deb).unwrap();
+        let (_, tarball) = fetched(&lock(vec![entry]), "http://127.0.0.1:1", cache.path(), None).unwrap();
+        assert_eq!(fs::read(tarball).unwrap(), b"source of a");
+    }
+}

@@ -143,3 +143,86 @@ fn intact(folder: &Path, record: &Record, locked: bool) -> Option<Kernel> {
     let sha256 = hex::decode(&found).ok()?.try_into().ok()?;
     Some(Kernel { path, sha256, lock_id: record.id.clone(), locked })
 }
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    /// Puts a kernel with these bytes into the cache, as a build would.
+    fn put(store: &Store, entry: &Entry, folder: &str, kernel: &[u8]) -> PathBuf {
+        let folder = store.kernels().unwrap().join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("kernel"), kernel).unwrap();
+        let output = Output {
+            toolchain: "cc".to_owned(),
+            kernel_sha256: hex::encode(Sha256::digest(kernel)),
+            config_sha256: String::new(),
+        };
+        let recipe = recipe::recipe_hash(entry, Arch::X86_64);
+        let record = Record { id: entry.id.clone(), arch: "x86_64".to_owned(), recipe, output };
+        fs::write(folder.join("record.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+        folder
+    }
+
+    fn entry(locked: Option<&[u8]>) -> Entry {
+        let mut entry = Lock::embedded().unwrap().kernels.remove(0);
+        entry.outputs.clear();
+        if let Some(kernel) = locked {
+            let output = Output {
+                toolchain: "cc".to_owned(),
+                kernel_sha256: hex::encode(Sha256::digest(kernel)),
+                config_sha256: String::new(),
+            };
+            entry.outputs.insert("x86_64".to_owned(), output);
+        }
+        entry
+    }
+
+    #[test]
+    fn the_locked_kernel_goes_before_any_other() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::new(cache.path());
+        let entry = entry(Some(b"the locked one"));
+        put(&store, &entry, "0", b"another compiler's");
+        assert!(!store.kernel(&entry, Arch::X86_64).unwrap().locked);
+        let folder = put(&store, &entry, "1", b"the locked one");
+        let kernel = store.kernel(&entry, Arch::X86_64).unwrap();
+        assert!(kernel.locked);
+        assert_eq!(kernel.path, folder.join("kernel"));
+        assert_eq!(store.kernel(&entry, Arch::Aarch64), None);
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_its_records_is_none() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::new(cache.path());
+        let entry = entry(None);
+        let folder = put(&store, &entry, "0", b"kernel");
+        assert!(store.kernel(&entry, Arch::X86_64).is_some());
+        fs::write(folder.join("kernel"), b"kernal").unwrap();
+        assert_eq!(store.kernel(&entry, Arch::X86_64), None);
+        assert_eq!(store.kernel_in(&folder, &entry, Arch::X86_64), None);
+    }
+
+    #[test]
+    fn a_kernel_kept_aside_is_not_used() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::new(cache.path());
+        let entry = entry(None);
+        put(&store, &entry, "0.unexpected", b"kernel");
+        assert_eq!(store.kernel(&entry, Arch::X86_64), None);
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::new(cache.path());
+        let file = cache.path().join("lock");
+        let held = store.alone(&file).unwrap();
+        assert!(store.is_held(&file));
+        drop(held);
+        assert!(!store.is_held(&file));
+    }
+}
