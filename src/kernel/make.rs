@@ -359,3 +359,144 @@ impl Site<'_> {
 fn read(file: &Path) -> Result<String, Error> {
     fs::read_to_string(file).map_err(Error::io("reading", file))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+
+    struct World {
+        cache: tempfile::TempDir,
+        path: OsString,
+        toolchain: Toolchain,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let toolchain = Toolchain { prefix: String::new(), versions: "cc 1; ld 2".to_owned() };
+            World { cache: tempfile::tempdir().unwrap(), path: OsString::from("/usr/bin:/bin"), toolchain }
+        }
+
+        fn request(&self) -> Request<'_> {
+            Request {
+                arch: Arch::X86_64,
+                cache: self.cache.path(),
+                source: None,
+                id: None,
+                jobs: NonZeroUsize::MIN,
+                path: &self.path,
+                snapshot: None,
+            }
+        }
+
+        fn site<'a>(&'a self, request: &'a Request<'a>) -> Site<'a> {
+            let scratch = self.cache.path().join(".build-x");
+            fs::create_dir_all(&scratch).unwrap();
+            let log = self.cache.path().join("x.log");
+            File::create(&log).unwrap();
+            Site { request, toolchain: &self.toolchain, tree: scratch.join("linux"), log, scratch }
+        }
+    }
+
+    fn locked(kernel_sha256: &str, toolchain: &str) -> Lock {
+        let mut lock = Lock::embedded().unwrap();
+        let output = Output {
+            toolchain: toolchain.to_owned(),
+            kernel_sha256: kernel_sha256.to_owned(),
+            config_sha256: String::new(),
+        };
+        for entry in &mut lock.kernels {
+            entry.outputs = [("x86_64".to_owned(), output.clone())].into();
+        }
+        lock
+    }
+
+    /// A build's result in the scratch folder, as `run` leaves it.
+    fn result(site: &Site<'_>) -> Output {
+        for name in ["kernel", "config"] {
+            fs::write(site.scratch.join(name), name).unwrap();
+        }
+        let hash = |name| hash_file(&site.scratch.join(name)).unwrap();
+        Output { toolchain: "cc 1; ld 2".to_owned(), kernel_sha256: hash("kernel"), config_sha256: hash("config") }
+    }
+
+    #[test]
+    fn a_failed_step_names_the_error_and_the_log() {
+        let world = World::new();
+        let request = world.request();
+        let site = world.site(&request);
+        let mut command = site.command("sh");
+        command.args(["-c", "echo '  CC      a.o'; echo 'a.c:1: error: no such thing' >&2; echo later; exit 2"]);
+        let mut lines = Vec::new();
+        let error = site.logged(command, "compiling", &mut |line| lines.push(line.to_owned())).unwrap_err();
+        assert_eq!(lines, ["  CC      a.o", "later"]);
+        let Error::Make { last, log, .. } = &error else { panic!("{error}") };
+        assert_eq!(last, "a.c:1: error: no such thing");
+        assert!(fs::read_to_string(log).unwrap().contains("later"));
+    }
+
+    #[test]
+    fn nothing_of_the_machine_reaches_a_step() {
+        let world = World::new();
+        let request = world.request();
+        let output = world.site(&request).command("env").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let mut names: Vec<&str> = text.lines().filter_map(|line| line.split('=').next()).collect();
+        names.sort_unstable();
+        let mut wanted: Vec<&str> = recipe::ENVIRONMENT.iter().map(|(name, _)| *name).collect();
+        wanted.extend(["HOME", "PATH", "TMPDIR"]);
+        wanted.sort_unstable();
+        assert_eq!(names, wanted);
+    }
+
+    #[test]
+    fn other_bytes_from_the_locked_tools_are_an_error_and_kept_aside() {
+        let world = World::new();
+        let request = world.request();
+        let site = world.site(&request);
+        let lock = locked(&"0".repeat(64), "cc 1; ld 2");
+        let kept = world.cache.path().join("hash");
+        let error = site.keep(&lock.kernels[0], result(&site), &kept).unwrap_err();
+        let Error::Hash { kept: aside, .. } = &error else { panic!("{error}") };
+        assert!(!kept.exists());
+        assert_eq!(fs::read(aside.join("kernel")).unwrap(), b"kernel");
+    }
+
+    #[test]
+    fn other_tools_are_a_warning_that_names_them() {
+        let world = World::new();
+        let request = world.request();
+        let site = world.site(&request);
+        let lock = locked(&"0".repeat(64), "cc 0");
+        let kept = world.cache.path().join("hash");
+        site.keep(&lock.kernels[0], result(&site), &kept).unwrap();
+        assert!(kept.join("record.json").is_file());
+        let warnings = warnings(&lock, &lock.kernels[0], &request, &world.toolchain);
+        assert_eq!(warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["W-kernel-compiler"]);
+        assert!(warnings[0].message.contains("cc 0") && warnings[0].message.contains("cc 1; ld 2"));
+    }
+
+    #[test]
+    fn the_locked_tools_and_the_newest_entry_are_quiet() {
+        let world = World::new();
+        let request = world.request();
+        let lock = locked("", "cc 1; ld 2");
+        assert_eq!(warnings(&lock, &lock.kernels[0], &request, &world.toolchain), []);
+        let older = warnings(&lock, &lock.kernels[1], &request, &world.toolchain);
+        assert_eq!(older.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["W-kernel-older"]);
+    }
+
+    #[test]
+    fn what_killed_builds_left_is_removed_and_what_runs_is_not() {
+        let world = World::new();
+        let store = Store::new(world.cache.path());
+        let kernels = store.kernels().unwrap();
+        for name in [".build-dead", ".build-alive"] {
+            fs::create_dir(kernels.join(name)).unwrap();
+        }
+        let _alone = store.alone(&kernels.join(".lock-alive")).unwrap();
+        sweep(&store, &kernels).unwrap();
+        assert!(!kernels.join(".build-dead").exists() && kernels.join(".build-alive").exists());
+    }
+}
