@@ -1,5 +1,6 @@
 //! The init's bytes are a function of toolchain and source: built twice in different surroundings, and held to a hash.
 
+#[allow(dead_code, reason = "build scripts use all of it")]
 #[path = "../init/freestanding.rs"]
 mod freestanding;
 #[path = "../testdata/hello/sha256.rs"]

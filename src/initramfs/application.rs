@@ -53,7 +53,10 @@ pub struct Written {
     pub lines: bool,
 }
 
-/// Writes ramdisk 2, all names in byte order.
+/// Writes ramdisk 2: names in byte order, but `process` last of all.
+///
+/// When the memory of the enclave is too small, the kernel stops unpacking with one line or none, and boots. The init
+/// knows that everything before `process` is there when `process` is.
 ///
 /// # Errors
 /// What `out` or a spool gives.
@@ -65,11 +68,11 @@ pub fn write_application(app: &Application, out: &mut impl Write, progress: &dyn
         archive.own_file(b"cmd", &one_a_line(&process.argv))?;
         archive.own_file(b"env", &one_a_line(&process.env))?;
     }
-    archive.own_file(b"process", &record(process))?;
     archive.rootfs()?;
     if let Some(attributes) = attributes(app.tree) {
         archive.own_file(b"xattrs", &attributes)?;
     }
+    archive.own_file(b"process", &record(process))?;
     let (_, entries) = archive.writer.finish()?;
     Ok(Written { entries, lines })
 }

@@ -1,6 +1,6 @@
 //! The steps from the kernel's hand-over to the machine's end, in order, one file each.
 //!
-//! [`console`] · [`mounts::early`] · [`modules`] · [`network`] · [`entropy`] · the process is read · [`heartbeat`] ·
+//! [`console`] · what to run is read · [`mounts::early`] · [`modules`] · [`network`] · [`entropy`] · [`heartbeat`] ·
 //! [`root`] · [`attributes`] · [`mounts::all`] · [`application`] · [`reaper`] · [`end`].
 //!
 //! The kernel's command line has no influence: what the kernel makes of words it does not know (arguments and
@@ -44,11 +44,12 @@ pub fn run(_stack: *const usize) -> ! {
 /// All steps up to the application's end.
 fn boot() -> Result<Ending, Failure> {
     console::open()?;
+    let (process, attributes) = (read_process()?, read_attributes()?);
+    root::check()?;
     mounts::early()?;
     modules::load()?;
     network::start()?;
     entropy::seed()?;
-    let (process, attributes) = (read_process()?, read_attributes()?);
     heartbeat::exchange()?;
     root::switch()?;
     attributes.map_or(Ok(()), attributes::apply)?;
@@ -57,11 +58,12 @@ fn boot() -> Result<Ending, Failure> {
     Ok(reaper::until_end(child))
 }
 
-/// Reads what to run before the parent hears that the enclave is alive: without it there is nothing to be alive for.
+/// Reads what to run, first of all: after an unpacking that was cut short nothing else can be relied on.
 fn read_process() -> Result<Process<'static>, Failure> {
     let bytes = sys::read_file(c"/process").map_err(|errno| match errno {
+        // The build writes it behind all else, so that it is missing after an unpacking that was cut short.
         Errno::ENOENT => Failure::new("process", errno).because(
-            "the application's ramdisk was not unpacked; the usual cause is too little memory for the enclave",
+            "the application's ramdisk was not wholly unpacked; the usual cause is too little memory for the enclave",
         ),
         other => Failure::new("process", other),
     })?;
@@ -73,6 +75,9 @@ fn read_attributes() -> Result<Option<Attributes<'static>>, Failure> {
         Err(Errno::ENOENT) => return Ok(None),
         other => other.at("xattrs")?,
     };
-    let attributes = xattrs::parse(bytes);
-    attributes.map(Some).map_err(|broken| Failure::new("xattrs", Errno::EINVAL).because(broken.reason()))
+    let checked = xattrs::parse(bytes).and_then(|attributes| {
+        attributes.clone().try_for_each(|record| record.map(drop))?;
+        Ok(attributes)
+    });
+    checked.map(Some).map_err(|broken| Failure::new("xattrs", Errno::EINVAL).because(broken.reason()))
 }

@@ -77,7 +77,10 @@ pub fn all() -> Result<(), Failure> {
 }
 
 fn mount((target, kind, flags, options, need): Mount) -> Result<(), Failure> {
-    let _ = sys::make_directory(target, 0o755);
+    match sys::make_directory(target, 0o755) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        other => return other.on("mkdir", target.to_bytes()),
+    }
     match sys::mount(kind, target, kind, flags, options) {
         Err(Errno::ENODEV) if need == Need::May => Ok(()),
         other => other.on("mount", target.to_bytes()),

@@ -19,7 +19,6 @@ const RAM: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Makes /rootfs the root and the working directory.
 pub fn switch() -> Result<(), Failure> {
-    check()?;
     for early in [c"/sys", c"/dev"] {
         sys::unmount(early).on("unmount", early.to_bytes())?;
     }
@@ -31,8 +30,8 @@ pub fn switch() -> Result<(), Failure> {
     sys::change_directory(c"/").on("chdir", b"/")
 }
 
-/// What follows removes files: only ever those of an initramfs.
-fn check() -> Result<(), Failure> {
+/// Whether there is such a root, and below it an initramfs: [`switch`] removes files, and only ever those of one.
+pub fn check() -> Result<(), Failure> {
     let root = sys::status(c"/").on("root", b"/")?;
     let tree = sys::status(TREE).on("root", TREE.to_bytes())?;
     if !tree.is(DIRECTORY) {
