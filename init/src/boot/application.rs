@@ -6,12 +6,13 @@ use super::failure::{At, Failure};
 use crate::errno::Errno;
 use crate::lookup::{Candidates, DEFAULT_PATH, PATH_MAX, Verdict};
 use crate::process::{Items, Process};
-use crate::sys::{self, Fd, Result as Call, SignalSet, signal};
+use crate::sys::{self, Fd, Open, Result as Call, SignalSet, signal};
 
 /// What the child was doing when it failed; its number travels through the pipe.
 #[derive(Clone, Copy)]
 enum Stage {
     Session,
+    Input,
     Limits,
     Groups,
     Group,
@@ -21,8 +22,9 @@ enum Stage {
     Interpreter,
 }
 
-const STAGES: [Stage; 8] = [
+const STAGES: [Stage; 9] = [
     Stage::Session,
+    Stage::Input,
     Stage::Limits,
     Stage::Groups,
     Stage::Group,
@@ -92,6 +94,7 @@ fn try_application(process: &Process<'static>, prepared: &Prepared) -> Step<()> 
     sys::new_session().map_err(at(Stage::Session))?;
     // A console that is no terminal, or none at all: the application does without.
     let _ = sys::control_terminal();
+    empty_input().map_err(at(Stage::Input))?;
     set_defaults().map_err(at(Stage::Limits))?;
     // As root first, then as the user: runc's order, for directories that only one of them may enter.
     let entered = sys::change_directory(process.cwd);
@@ -103,6 +106,12 @@ fn try_application(process: &Process<'static>, prepared: &Prepared) -> Step<()> 
     .map_err(at(Stage::Directory))?;
     sys::block(SignalSet::NONE);
     Err(execute(process, prepared))
+}
+
+/// Standard input is at its end, as in a container without `-i`: a program that reads it goes on instead of waiting
+/// for keys that nobody can press.
+fn empty_input() -> Call<()> {
+    sys::duplicate(&sys::open(c"/dev/null", Open::Read)?, 0)
 }
 
 /// What a new container has: default signal actions, umask 022, containerd's descriptor limits.
@@ -119,7 +128,7 @@ fn set_defaults() -> Call<()> {
 fn become_user(process: &Process<'static>, groups: &[u32]) -> Step<()> {
     if process.uid != 0 {
         // So that the user can open /dev/stdout, as under Docker. The null device is refused to nobody anyway.
-        let _ = sys::give(0, process.uid);
+        let _ = sys::give(1, process.uid);
     }
     sys::set_groups(groups).map_err(|errno| (Stage::Groups, errno))?;
     sys::set_group(process.gid).map_err(|errno| (Stage::Group, errno))?;
@@ -155,6 +164,7 @@ fn explain(process: &Process<'static>, word: [u8; 8]) -> Failure {
     let failure = |step| Failure::new(step, errno);
     match stage {
         Stage::Session => failure("setsid"),
+        Stage::Input => failure("open").of(b"/dev/null"),
         Stage::Limits => failure("setrlimit"),
         Stage::Groups => failure("setgroups"),
         Stage::Group => failure("setgid"),

@@ -53,6 +53,11 @@ pub fn attach() -> Result<(), Failure> {
     (0..3).try_for_each(|number| sys::duplicate(&console, number)).on("open", b"/dev/console")
 }
 
+/// Ends a line that the application may have left open: what scripts look for must begin one.
+pub fn end_line() {
+    sys::print(1, b"\n");
+}
+
 /// Prints one line in one write.
 pub fn say(text: &[u8]) {
     let mut line = [0; 512];

@@ -28,6 +28,7 @@ pub fn ended(ending: Ending) -> ! {
             End::Killed(signal)
         }
     };
+    console::end_line();
     console::say(line.bytes());
     report(end, b"");
     finish()

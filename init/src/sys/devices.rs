@@ -10,14 +10,14 @@ pub(super) fn ioctl(fd: &Fd, request: usize, argument: usize) -> Result<()> {
     unsafe { call(nr::IOCTL, [int(fd.raw()), request, argument]) }.map(|_| ())
 }
 
-/// Makes descriptor 0 the controlling terminal of the caller's session.
+/// Makes descriptor 1 the controlling terminal of the caller's session.
 ///
 /// # Errors
 /// The kernel's: `EPERM` if another session has it, `ENOTTY` if it is none.
 pub fn control_terminal() -> Result<()> {
     const SET_CONTROLLING: usize = 0x540e;
     // SAFETY: numbers only.
-    unsafe { call(nr::IOCTL, [0, SET_CONTROLLING, 0]) }.map(|_| ())
+    unsafe { call(nr::IOCTL, [1, SET_CONTROLLING, 0]) }.map(|_| ())
 }
 
 /// Adds bytes to the kernel's random pool and credits each with eight bits.
