@@ -424,6 +424,12 @@ impl Connection {
         }
     }
 
+    /// Bytes held for the host.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.to_host.len()
+    }
+
     /// The socket and what it has not yet taken, for a connection that the guest has left.
     pub fn into_rest(self) -> Option<(UnixStream, VecDeque<u8>)> {
         match self.end {
