@@ -1,7 +1,7 @@
 //! Runs an enclave: today in QEMU, with the vsock device that an enclave expects of its parent.
 
-#[cfg(target_os = "linux")]
 pub mod console;
+pub mod memory;
 #[cfg(target_os = "linux")]
 pub mod qemu;
 #[cfg(target_os = "linux")]

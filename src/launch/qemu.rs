@@ -5,9 +5,12 @@
 //! when this process is killed: kernel and ramdisks reach QEMU through this process's descriptors, the device's socket
 //! is removed as soon as QEMU has connected, and QEMU runs under `setpriv --pdeathsig KILL`.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +48,9 @@ pub enum Error {
     /// `setpriv`, which ties QEMU's life to ours, is not in PATH.
     #[error("`setpriv` is not installed")]
     SetprivMissing,
+    /// The EIF's command line has a `--`.
+    #[error("the command line has `--`, behind which QEMU cannot tell the kernel of its devices")]
+    CmdlineEnds,
     /// QEMU said no, or crashed.
     #[error("QEMU failed ({status}): {complaint}")]
     Qemu {
@@ -68,6 +74,7 @@ impl Refusal for Error {
         match self {
             Self::QemuMissing { .. } => "E-qemu-missing",
             Self::SetprivMissing => "E-setpriv-missing",
+            Self::CmdlineEnds => "E-qemu-cmdline",
             Self::Qemu { .. } => "E-qemu",
             Self::Io { .. } => "E-io",
         }
@@ -77,6 +84,7 @@ impl Refusal for Error {
         match self {
             Self::QemuMissing { package, .. } => vec![format!("install Debian's package {package}")],
             Self::SetprivMissing => vec!["install util-linux".into()],
+            Self::CmdlineEnds => vec!["only an enclave of AWS's own can run this file".into()],
             Self::Qemu { .. } | Self::Io { .. } => Vec::new(),
         }
     }
@@ -96,7 +104,7 @@ pub struct Machine {
     /// All ramdisks one after the other, each padded with zeros to 4 bytes. Never written.
     pub initrd: File,
     /// The EIF's command line, without the words that QEMU needs.
-    pub cmdline: String,
+    pub cmdline: Vec<u8>,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Number of CPUs.
@@ -109,8 +117,8 @@ pub struct Machine {
     pub vsock_prefix: Option<PathBuf>,
 }
 
-/// Gets the console's bytes as they come, on a thread of its own.
-pub type Watcher = Box<dyn FnMut(&[u8]) + Send>;
+/// Gets the console's bytes as they come, on a thread of its own; `Break` ends QEMU.
+pub type Watcher = Box<dyn FnMut(&[u8]) -> ControlFlow<()> + Send>;
 
 /// How a guest ended.
 #[derive(Debug)]
@@ -123,20 +131,31 @@ pub struct Outcome {
     pub heartbeat: bool,
     /// The last 64 KiB of the console.
     pub console: Vec<u8>,
-    /// The time was over and QEMU was stopped.
-    pub timed_out: bool,
+    /// Who ended QEMU.
+    pub ending: Ending,
+}
+
+/// Who ended QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest.
+    Guest,
+    /// The time limit of [`Guest::wait`].
+    Limit,
+    /// A [`Stopper`] or the [`Watcher`].
+    Stopped,
 }
 
 impl Outcome {
     /// The report over vsock counts more than the console, where anyone in the guest can write.
-    fn new(record: &Record, console: &Console, timed_out: bool) -> Self {
+    fn new(record: &Record, console: &Console, ending: Ending) -> Self {
         let (status, failure) = match record.report() {
             Some(Report::Ended(status)) => (Some(status), None),
             Some(Report::Failed(line)) => (None, Some(line)),
             None if console.status().is_some() => (console.status(), None),
             None => (None, console.failure().map(String::from)),
         };
-        Self { status, failure, heartbeat: record.heartbeat(), console: console.tail(), timed_out }
+        Self { status, failure, heartbeat: record.heartbeat(), console: console.tail(), ending }
     }
 }
 
@@ -166,6 +185,7 @@ impl Machine {
     /// [`Error::QemuMissing`], [`Error::SetprivMissing`], [`Error::Io`]. What QEMU itself dislikes comes from
     /// [`Guest::wait`].
     pub fn start(self, watcher: Watcher) -> Result<Guest, Error> {
+        self.check_cmdline()?;
         let program = require_programs(self.arch)?;
         let config =
             Config { guest_cid: self.cid.into(), heartbeat: self.heartbeat, prefix: self.vsock_prefix.clone() };
@@ -177,42 +197,60 @@ impl Machine {
     }
 
     /// QEMU's arguments.
-    fn arguments(&self, vsock: &Vsock) -> Vec<String> {
+    fn arguments(&self, vsock: &Vsock) -> Vec<OsString> {
         let memory = format!("{}M", self.memory_mib);
+        // A comma ends a value, two are one.
         let socket = vsock.socket().display().to_string().replace(',', ",,");
-        let mut arguments = self.board();
-        arguments.extend([
-            "-object".into(),
-            format!("memory-backend-memfd,id=mem,size={memory},share=on"),
-            "-chardev".into(),
-            format!("socket,id=vsock,path={socket}"),
-            "-device".into(),
-            "vhost-user-vsock-device,chardev=vsock".into(),
-            "-m".into(),
-            memory,
-            "-kernel".into(),
-            descriptor(&self.kernel),
-            "-initrd".into(),
-            descriptor(&self.initrd),
-        ]);
-        arguments.extend(["-smp".into(), self.cpus.to_string()]);
-        arguments.extend(
-            "-accel tcg -cpu max -no-user-config -nodefaults -display none -serial stdio -no-reboot"
-                .split(' ')
-                .map(String::from),
-        );
+        let words = [
+            "-M",
+            self.board(),
+            "-global",
+            "virtio-mmio.force-legacy=false",
+            "-object",
+            &format!("memory-backend-memfd,id=mem,size={memory},share=on"),
+            "-m",
+            &memory,
+            "-smp",
+            &self.cpus.to_string(),
+            "-kernel",
+            &descriptor(&self.kernel),
+            "-initrd",
+            &descriptor(&self.initrd),
+            "-chardev",
+            &format!("socket,id=vsock,path={socket}"),
+            "-device",
+            "vhost-user-vsock-device,chardev=vsock",
+        ];
+        let fixed = "-accel tcg -cpu max -no-user-config -nodefaults -display none -serial stdio -no-reboot";
+        let mut arguments: Vec<_> = words.into_iter().chain(fixed.split(' ')).map(OsString::from).collect();
+        arguments.extend(["-append".into(), self.appended()]);
         arguments
     }
 
-    /// The machine type and what only it needs. `acpi=off` makes microvm tell the kernel of its devices on the command
-    /// line, which is how an enclave's kernel finds them.
-    fn board(&self) -> Vec<String> {
-        let (machine, console) = match self.arch {
-            Arch::X86_64 => ("microvm,acpi=off,pcie=off,rtc=on,memory-backend=mem", ""),
-            Arch::Aarch64 => ("virt,memory-backend=mem", " console=ttyAMA0"),
+    /// The machine type. `acpi=off` makes microvm tell the kernel of its devices on the command line, which is how an
+    /// enclave's kernel finds them.
+    fn board(&self) -> &'static str {
+        match self.arch {
+            Arch::X86_64 => "microvm,acpi=off,pcie=off,rtc=on,memory-backend=mem",
+            Arch::Aarch64 => "virt,memory-backend=mem",
+        }
+    }
+
+    /// The command line with what QEMU needs. Its aarch64 machine has another UART than an enclave.
+    fn appended(&self) -> OsString {
+        let console = match self.arch {
+            Arch::X86_64 => "",
+            Arch::Aarch64 => " console=ttyAMA0",
         };
-        let cmdline = format!("{}{console} {APPENDED}", self.cmdline);
-        ["-M", machine, "-append", &cmdline, "-global", "virtio-mmio.force-legacy=false"].map(String::from).into()
+        let mut cmdline = self.cmdline.clone();
+        cmdline.extend(format!("{console} {APPENDED}").bytes());
+        OsString::from_vec(cmdline)
+    }
+
+    /// Behind `--` the kernel reads nothing, so neither our words nor the devices that QEMU appends.
+    fn check_cmdline(&self) -> Result<(), Error> {
+        let ends = self.cmdline.split(u8::is_ascii_whitespace).any(|word| word == b"--");
+        if ends { Err(Error::CmdlineEnds) } else { Ok(()) }
     }
 }
 
@@ -269,9 +307,10 @@ fn spawn(mut command: Command, vsock: Vsock, files: [File; 2], watcher: Watcher)
         match spawned {
             Err(error) => drop(started.send(Err(error))),
             Ok((child, spawned)) => {
+                let stopper = spawned.stopper.clone();
                 // The receiver waits for this one message.
                 let _sent = started.send(Ok(spawned));
-                own(child, &shared, watcher, &events);
+                Owner { child, stopper, console: shared, events }.run(watcher);
             }
         }
     };
@@ -301,22 +340,39 @@ fn complaint(stderr: Option<impl Read>) -> Vec<u8> {
     kept
 }
 
-/// Reads the console to its end, then waits for QEMU.
-fn own(mut child: Child, console: &Mutex<Console>, mut watcher: Watcher, events: &Sender<Event>) {
-    let mut stdout = child.stdout.take();
-    let mut buffer = [0; 16 * 1024];
-    let mut told = false;
-    while let Some(Ok(read @ 1..)) = stdout.as_mut().map(|pipe| pipe.read(&mut buffer)) {
-        watcher(&buffer[..read]);
-        let mut console = lock(console);
-        console.push(&buffer[..read]);
-        if console.halted() && !told {
-            told = true;
-            // Nobody waits any more: then nobody needs to know.
-            let _unheard = events.send(Event::Halted);
+/// The thread that started QEMU.
+struct Owner {
+    child: Child,
+    stopper: Stopper,
+    console: Arc<Mutex<Console>>,
+    events: Sender<Event>,
+}
+
+impl Owner {
+    /// Reads the console to its end, then waits for QEMU. Events that nobody waits for any more are dropped.
+    fn run(mut self, mut watcher: Watcher) {
+        let mut stdout = self.child.stdout.take();
+        let mut buffer = [0; 16 * 1024];
+        let mut halted = false;
+        while let Some(Ok(read @ 1..)) = stdout.as_mut().map(|pipe| pipe.read(&mut buffer)) {
+            if watcher(&buffer[..read]).is_break() {
+                self.stopper.stop();
+            }
+            let before = halted;
+            halted = self.push(&buffer[..read]);
+            if halted && !before {
+                drop(self.events.send(Event::Halted));
+            }
         }
+        drop(self.events.send(Event::Ended(self.child.wait())));
     }
-    let _unheard = events.send(Event::Ended(child.wait()));
+
+    /// Whether the console says that it is over.
+    fn push(&self, bytes: &[u8]) -> bool {
+        let mut console = lock(&self.console);
+        console.push(bytes);
+        console.halted()
+    }
 }
 
 fn lock(console: &Mutex<Console>) -> MutexGuard<'_, Console> {
@@ -347,10 +403,15 @@ impl Guest {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let (ended, timed_out) = self.await_end(deadline);
         let status = ended.map_err(io_error("waiting for QEMU"))?;
-        if !status.success() && !self.stopper.used() {
-            return Err(Error::Qemu { status, complaint: self.complaint() });
-        }
-        Ok(Outcome::new(&self.vsock.record(), &lock(&self.console), timed_out))
+        let ending = match self.stopper.used() {
+            false if status.success() => Ending::Guest,
+            false => return Err(Error::Qemu { status, complaint: self.complaint() }),
+            true if timed_out => Ending::Limit,
+            // Nothing but a guest that had said its last word is stopped without a reason.
+            true if lock(&self.console).halted() => Ending::Guest,
+            true => Ending::Stopped,
+        };
+        Ok(Outcome::new(&self.vsock.record(), &lock(&self.console), ending))
     }
 
     /// QEMU's status, and whether its time was over. A guest that has said its last word gets [`GRACE`] to go.
