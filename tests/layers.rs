@@ -77,6 +77,11 @@ fn one_of_everything() {
 }
 
 #[test]
+fn the_hello_image() {
+    assert_judged(eif_testdata::hello_image().layers);
+}
+
+#[test]
 fn whiteouts_reach_lower_layers_only() {
     assert_judged(layers! { "f 0644 0:0 a/x 1", "f 0644 0:0 ab 2", "--", "f 0644 0:0 a/y 3", "w a" });
     assert_judged(layers! { "f 0644 0:0 a/x 1", "--", "f 0644 0:0 a/x 2", "w a/x", "w nothing", "w nothing/at/all" });
