@@ -1,7 +1,8 @@
-//! The vsock device and the QEMU machine against a real guest: our kernel, and `tests/guest/vsock.rs` as PID 1.
+//! The vsock device and the QEMU machine against a real guest: our kernel, and `tests/guest/init.rs` as PID 1.
 #![cfg(target_os = "linux")]
 
 mod common;
+mod guest;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -9,8 +10,7 @@ use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{OnceLock, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,52 +21,6 @@ use tempfile::TempDir;
 
 /// TCG on a loaded machine is slow; a guest that hangs still ends the test.
 const LIMIT: Duration = Duration::from_secs(180);
-
-fn kernel() -> File {
-    let kernel = eif::kernel::find(Arch::X86_64, &common::real_cache()).expect("`make kernel` builds it");
-    File::open(kernel.path).unwrap()
-}
-
-/// The guest's program in a ramdisk, made once a run.
-fn initrd() -> File {
-    static RAMDISK: OnceLock<PathBuf> = OnceLock::new();
-    let path = RAMDISK.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let program = folder.join("vsock-guest");
-        compile(&program);
-        let ramdisk = folder.join("vsock-guest.cpio");
-        std::fs::write(&ramdisk, newc(&std::fs::read(program).unwrap())).unwrap();
-        ramdisk
-    });
-    File::open(path).unwrap()
-}
-
-fn compile(program: &Path) {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/vsock.rs");
-    let rustc = Command::new("rustc")
-        .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-o"])
-        .args([program, Path::new(source)])
-        .output()
-        .expect("rustc");
-    let complaint = String::from_utf8_lossy(&rustc.stderr);
-    assert!(rustc.status.success(), "the guest's program (needs libc6-dev): {complaint}");
-}
-
-/// `/dev` and `/init`.
-fn newc(init: &[u8]) -> Vec<u8> {
-    let mut archive = Vec::new();
-    for (name, mode, data) in [("dev", 0o040_755, &b""[..]), ("init", 0o100_755, init), ("TRAILER!!!", 0, b"")] {
-        let ino = archive.len();
-        let fields = [ino, mode, 0, 0, 1, 0, data.len(), 0, 0, 0, 0, name.len() + 1, 0];
-        archive.extend(b"070701");
-        archive.extend(fields.iter().flat_map(|field| format!("{field:08X}").into_bytes()));
-        archive.extend(name.bytes().chain([0]));
-        archive.resize(archive.len().next_multiple_of(4), 0);
-        archive.extend(data);
-        archive.resize(archive.len().next_multiple_of(4), 0);
-    }
-    archive
-}
 
 /// A guest with its console, and the folder of its unix sockets.
 struct Run {
@@ -85,8 +39,8 @@ impl Run {
         let folder = tempfile::tempdir().unwrap();
         let mut machine = Machine {
             arch: Arch::X86_64,
-            kernel: kernel(),
-            initrd: initrd(),
+            kernel: File::open(guest::kernel()).unwrap(),
+            initrd: File::open(guest::ramdisk()).unwrap(),
             cmdline: format!("console=ttyS0 quiet scenarios={scenarios}").into_bytes(),
             memory_mib: 256,
             cpus: 1,

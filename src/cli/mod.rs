@@ -5,6 +5,7 @@ mod environment;
 mod failure;
 mod kernel;
 mod pcr;
+mod run;
 mod ui;
 
 use std::ffi::OsString;
@@ -54,6 +55,8 @@ enum Command {
     Kernel(kernel::Args),
     /// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives
     Pcr(pcr::Args),
+    /// Boot an .eif and show its console
+    Run(run::Args),
 }
 
 /// Runs the program and gives its exit code: 0 done, 1 refused or failed, 2 usage.
@@ -80,5 +83,6 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Build(args) => build::run(args, ui),
         Command::Kernel(args) => kernel::run(args, ui),
         Command::Pcr(args) => pcr::run(args, ui),
+        Command::Run(args) => run::run(args, ui),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod console;
 pub mod memory;
+pub mod parts;
 #[cfg(target_os = "linux")]
 pub mod qemu;
 #[cfg(target_os = "linux")]

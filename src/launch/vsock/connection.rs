@@ -302,10 +302,13 @@ impl Connection {
         if self.guest_shut == SHUT_BOTH {
             return After::Reset;
         }
-        if let End::Stream(stream) = &self.end
-            && self.guest_shut & SHUT_RCV != 0
-        {
-            let _gone = stream.shutdown(Shutdown::Read);
+        match &self.end {
+            End::Stream(stream) if self.guest_shut & SHUT_RCV != 0 => {
+                let _gone = stream.shutdown(Shutdown::Read);
+            }
+            End::Stream(_) => {}
+            // It has heard all: the guest, who may be about to reboot, waits for this end.
+            End::Service(_) => (self.eof, self.hangup) = (true, true),
         }
         self.pass_shutdown();
         After::Stay
