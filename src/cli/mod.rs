@@ -50,7 +50,7 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
-    Build(build::Args),
+    Build(Box<build::Args>),
     /// Build, look at and list kernels
     Kernel(kernel::Args),
     /// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives
@@ -80,7 +80,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
     match command {
-        Command::Build(args) => build::run(args, ui),
+        Command::Build(args) => build::run(*args, ui),
         Command::Kernel(args) => kernel::run(args, ui),
         Command::Pcr(args) => pcr::run(args, ui),
         Command::Run(args) => run::run(args, ui),

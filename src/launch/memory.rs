@@ -130,6 +130,7 @@ fn skip(archive: &mut impl Read, bytes: u64) -> io::Result<bool> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

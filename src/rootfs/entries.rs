@@ -16,7 +16,7 @@ use std::io::{self, BufRead, Read};
 use super::error::{EntryFault, StreamFault};
 use super::pax::{self, Records};
 use super::sparse::Sparse;
-use super::tree::{Extent, Xattrs};
+use super::tree::{Extent, Xattr, Xattrs};
 
 const BLOCK: usize = 512;
 /// A PAX header or a GNU long name may be this long, in bytes (Go's archive/tar has the same limit).
@@ -302,7 +302,7 @@ impl Fields {
         key: &[u8],
         value: Vec<u8>,
         size: &mut Option<u64>,
-        xattrs: &mut Vec<(Box<[u8]>, Box<[u8]>)>,
+        xattrs: &mut Vec<Xattr>,
         at: u64,
     ) -> Result<(), Fault> {
         let wrong = || bad(at, &format!("the PAX record `{}` cannot be read", crate::escaped(key)));
@@ -413,7 +413,7 @@ fn checksum_holds(block: &[u8; BLOCK]) -> bool {
 
 /// Zeros behind `size` bytes up to a full block.
 fn padding(size: u64) -> u64 {
-    size.wrapping_neg() % BLOCK as u64
+    size.checked_next_multiple_of(BLOCK as u64).map_or(0, |end| end.saturating_sub(size))
 }
 
 #[cfg(test)]

@@ -22,5 +22,5 @@ pub use load::{Limits, Loaded, Options, load};
 pub use process::{Overrides, resolve};
 pub use spool::Spools;
 pub use tree::{
-    Broken, Content, Directory, Entry, Extent, Inode, InodeId, Kind, Metadata, Piece, ROOT, Tree, Walk, Xattrs,
+    Broken, Content, Directory, Entry, Extent, Inode, InodeId, Kind, Metadata, Piece, ROOT, Tree, Walk, Xattr, Xattrs,
 };

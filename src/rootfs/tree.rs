@@ -84,8 +84,11 @@ pub enum Kind {
     Fifo,
 }
 
-/// Extended attributes: name and value, in byte order of names.
-pub type Xattrs = Box<[(Box<[u8]>, Box<[u8]>)]>;
+/// An extended attribute: name and value.
+pub type Xattr = (Box<[u8]>, Box<[u8]>);
+
+/// Extended attributes, in byte order of names.
+pub type Xattrs = Box<[Xattr]>;
 
 /// One inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -257,11 +260,14 @@ impl Tree {
     }
 }
 
+/// The names of a directory that are still to come, and how long the path before them is.
+type Level<'a> = (btree_map::Iter<'a, Box<[u8]>, Entry>, usize);
+
 /// A walk over a tree. Not an `Iterator`: the path that it lends is made anew with each step.
 #[derive(Debug)]
 pub struct Walk<'a> {
     tree: &'a Tree,
-    stack: Vec<(btree_map::Iter<'a, Box<[u8]>, Entry>, usize)>,
+    stack: Vec<Level<'a>>,
     path: Vec<u8>,
 }
 
