@@ -5,6 +5,9 @@ use crate::errno::Errno;
 /// Bytes that a line holds; the rest of a longer one is cut off, so that one line stays one write.
 const LIMIT: usize = 480;
 
+/// Where quoted text ends: what follows it is shorter than the rest.
+const QUOTED: usize = 320;
+
 /// A line of console text: printable ASCII, without its newline.
 #[derive(Clone)]
 pub struct Line {
@@ -31,12 +34,16 @@ impl Line {
         self
     }
 
-    /// Appends bytes of somebody else's in double quotes; what is not printable becomes `\xNN`.
+    /// Appends bytes of somebody else's in double quotes; what is not printable becomes `\xNN`. A long text is cut and
+    /// `...` follows the quotes, so that the reason still fits on the line.
     pub fn quoted(&mut self, bytes: &[u8]) -> &mut Self {
         self.push(b'"');
-        self.escaped(bytes);
-        self.push(b'"');
-        self
+        let mut rest = bytes;
+        while let Some((first, others)) = rest.split_first().filter(|_| self.used < QUOTED) {
+            self.escaped(core::slice::from_ref(first));
+            rest = others;
+        }
+        self.text(if rest.is_empty() { "\"" } else { "\"..." })
     }
 
     /// Appends bytes; quote, backslash and what is not printable ASCII become `\xNN`.
@@ -145,6 +152,14 @@ mod tests {
         let mut line = Line::new();
         line.escaped(&[0; 1000]);
         assert_eq!(line.bytes().len(), LIMIT);
+    }
+
+    #[test]
+    fn a_long_name_leaves_room_for_the_error() {
+        let mut line = Line::new();
+        line.text("exec ").quoted(&[0xff; 5000]).text(": no such file").errno(Errno::ENOENT);
+        assert!(line.bytes().ends_with(br#"\xff"...: no such file (ENOENT)"#));
+        assert_eq!(Line::new().quoted(&[b'a'; 300]).bytes().len(), 302);
     }
 
     #[test]

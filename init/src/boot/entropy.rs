@@ -43,7 +43,7 @@ fn from_nsm() -> Call<()> {
 
 fn wait_until_ready() -> Result<(), Failure> {
     match sys::random(&mut [0], false) {
-        Err(Errno::EAGAIN) if !others_may_wait().at("entropy")? => Err(Failure::new("entropy", Errno::ETIMEDOUT)
+        Err(Errno::EAGAIN) if !ready_in_time().at("entropy")? => Err(Failure::new("entropy", Errno::ETIMEDOUT)
             .because("the random pool has no source: no nsm-hwrng, no random instruction, no timer jitter")),
         Err(Errno::EAGAIN) => Ok(()),
         other => other.at("entropy"),
@@ -52,7 +52,7 @@ fn wait_until_ready() -> Result<(), Failure> {
 
 /// Lets a child wait in the kernel: only a waiting reader makes kernels from 5.4 on collect timer jitter, and only a
 /// child can be given up. True if the pool became ready.
-fn others_may_wait() -> Call<bool> {
+fn ready_in_time() -> Call<bool> {
     // SAFETY: PID 1 has one thread and no locks.
     let child = unsafe { sys::fork()? };
     if child == 0 {
