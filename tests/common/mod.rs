@@ -71,6 +71,13 @@ impl TestEnv {
         format!("oci:{name}:latest")
     }
 
+    /// Builds `NAME.eif` with the kernel of `eif kernel build` and gives its path.
+    pub fn build(&self, reference: &str, name: &str, further: &[&str]) -> PathBuf {
+        let file = format!("{name}.eif");
+        let _ = self.eif(&[&["build", reference, "-o", &file][..], further].concat()).success();
+        self.path(&file)
+    }
+
     /// Names in a folder, sorted; to assert that a failure leaves nothing.
     pub fn listing(&self, folder: &Path) -> Vec<String> {
         let mut names: Vec<_> =
