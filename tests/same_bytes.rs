@@ -197,3 +197,15 @@ fn a_failed_build_leaves_the_old_file_and_nothing_else() {
     let _ = env.eif(&[&BUILD[..], &["app.eif"]].concat()).code(1);
     assert_eq!((fs::read(env.path("app.eif")).unwrap(), env.listing(&env.work())), before);
 }
+
+#[test]
+fn pcr_of_an_image_is_that_of_the_file_and_writes_nothing() {
+    let env = world();
+    let built = env.eif(&[&BUILD[..], &["app.eif", "--compress", "zstd"]].concat()).success().json();
+    let of_file = env.eif(&["pcr", "app.eif"]).success().json();
+    fs::remove_file(env.path("app.eif")).unwrap();
+    let before = env.listing(&env.work());
+    let of_image = env.eif(&["pcr", "oci:image", "--kernel", "kernel", "--compress", "zstd"]).success().json();
+    assert_eq!((&of_file, &of_image), (&built, &built));
+    assert_eq!(env.listing(&env.work()), before);
+}

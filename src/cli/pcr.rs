@@ -1,6 +1,8 @@
-//! `eif pcr`: what a file, a certificate, a role or an instance measures to.
+//! `eif pcr`: what a file, an image, a certificate, a role or an instance measures to.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,16 +10,25 @@ use clap::ValueEnum;
 use eif::Refusal;
 use eif::eif::{Eif, Measurements, Pcr, signature};
 
+use super::build::{self, BuildOptions};
+use super::environment;
 use super::failure::Failure;
 use super::ui::Ui;
 
-/// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives.
-#[derive(Debug, clap::Args)]
+/// Transports that a file name is not taken for.
+const TRANSPORTS: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
+
+/// Print the PCRs of an .eif or of what an image would build to, or the one PCR that a file, certificate, role or
+/// instance gives.
+#[derive(clap::Args)]
 #[command(after_help = "Examples:\n  eif pcr app.eif\n  eif pcr app.eif --format env\n  \
+                        eif pcr docker-archive:app.tar\n  \
                         eif pcr --role-arn arn:aws:iam::123456789012:role/Webserver")]
 pub struct Args {
     #[command(flatten)]
     what: What,
+    #[command(flatten)]
+    options: BuildOptions,
     /// How to print
     #[arg(long, value_enum, default_value_t = Format::Json)]
     format: Format,
@@ -27,9 +38,10 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct What {
-    /// The enclave image: PCR0, PCR1, PCR2, and PCR8 if it is signed
-    #[arg(value_name = "FILE.eif")]
-    file: Option<PathBuf>,
+    /// The enclave image: PCR0, PCR1, PCR2, and PCR8 if it is signed. Or a container image (see `eif build`): the
+    /// PCRs of what would be built, and no file is written
+    #[arg(value_name = "FILE.eif|IMAGE")]
+    file: Option<OsString>,
     /// PCR3 of an enclave whose parent has this IAM role
     #[arg(long, value_name = "ARN")]
     role_arn: Option<String>,
@@ -60,20 +72,34 @@ enum Format {
 
 /// Measures and prints.
 pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
-    let text = match (&args.what.file, args.format) {
-        (Some(file), Format::Json) => measure(file)?.to_json(),
-        (Some(file), format) => lines(&measure(file)?.named(), format),
-        (None, Format::Json) => object(single(&args.what)?),
-        (None, format) => lines(&[single(&args.what)?], format),
+    let format = args.format;
+    let text = match &args.what.file {
+        Some(what) => {
+            let measured =
+                if is_image(what) { measure_image(what, args.options, ui)? } else { measure(Path::new(what))? };
+            if format == Format::Json { measured.to_json() } else { lines(&measured.named(), format) }
+        }
+        None if format == Format::Json => object(single(&args.what)?),
+        None => lines(&[single(&args.what)?], format),
     };
     ui.data(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
+fn is_image(what: &OsStr) -> bool {
+    TRANSPORTS.iter().any(|transport| what.as_bytes().starts_with(transport.as_bytes()))
+}
+
+/// Builds without a file.
+fn measure_image(image: &OsString, options: BuildOptions, ui: &Ui) -> Result<Measurements, Failure> {
+    let report = eif::build::measure(&options.plan(image)?, &ui.progress())?;
+    build::tell(&report, ui);
+    Ok(report.measurements)
+}
+
 fn measure(path: &Path) -> Result<Measurements, Failure> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let eif = Eif::open(open(path)?).map_err(|error| at(path, &error))?;
-    eif.measure(threads).map_err(|error| at(path, &error))
+    eif.measure(environment::threads()).map_err(|error| at(path, &error))
 }
 
 /// The value that one of the other options asks for, with the name that nitro-cli gives it.
