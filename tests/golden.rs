@@ -1,0 +1,62 @@
+//! What the hello image measures to, written down in testdata/golden/hello.json. A change of these values is a change of
+//! what `eif` promises: it needs a commit that says so, and a line in CHANGELOG.md.
+
+mod common;
+
+use common::TestEnv;
+use eif_testdata::{fake_bzimage, hello_image};
+use serde_json::{Value, json};
+
+fn golden() -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/golden/hello.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// PCR0, PCR1 and PCR2 of the hello image with these options.
+fn measured(env: &TestEnv, further: &[&str]) -> Value {
+    let reference = env.layout("image", &hello_image());
+    let output = env.eif(&[&["build", &reference, "-o", "hello.eif"][..], further].concat()).success();
+    let from_file = env.eif(&["pcr", "hello.eif"]).success();
+    assert_eq!(output.stdout(), from_file.stdout());
+    let mut all = output.json()["Measurements"].take();
+    all.as_object_mut().unwrap().remove("HashAlgorithm");
+    all
+}
+
+fn assert_golden(place: &str, expected: &Value, got: &Value) {
+    assert!(
+        expected == got,
+        "{place}: the measurements have changed. If that is meant, write them into testdata/golden/hello.json and say \
+         in CHANGELOG.md which images change and why:\n{got:#}"
+    );
+}
+
+/// Everything but the kernel, which not every machine can build to the bit.
+#[test]
+fn with_a_kernel_of_header_alone() {
+    let env = TestEnv::new();
+    env.write("kernel", fake_bzimage());
+    let got = measured(&env, &["--kernel", "kernel", "--cmdline", "console=ttyS0"]);
+    assert_golden("stand-in", &golden()["stand-in"], &got);
+}
+
+/// The real thing. Another compiler than the locked one makes another kernel: then PCR2 alone must hold, since it does
+/// not depend on the kernel.
+#[test]
+fn with_the_kernel_of_this_machine() {
+    let env = TestEnv::with_kernels();
+    let got = measured(&env, &[]);
+    assert_golden("PCR2", &golden()["stand-in"]["PCR2"], &got["PCR2"]);
+    let kernels = env.eif(&["kernel", "ls", "--json"]).success().json();
+    let row = kernels.as_array().unwrap().iter().find(|row| row["arch"] == "x86_64" && !row["built"].is_null());
+    let row = row.expect("a kernel is built: it was packed").clone();
+    if row["built"] == row["locked"] {
+        let hash = row["built"].as_str().unwrap();
+        assert_golden(hash, &golden()["kernels"][hash], &json!({ "PCR0": got["PCR0"], "PCR1": got["PCR1"] }));
+    } else {
+        println!(
+            "this machine's kernel {} is not the locked one {}: PCR0 and PCR1 not held",
+            row["built"], row["locked"]
+        );
+    }
+}
