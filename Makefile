@@ -17,7 +17,7 @@ help:
 
 # Command one.
 hello: packages
-	cargo build --release --locked --package eif --package eif-testdata --bins
+	cargo build --release --locked --package eif --package eif-testdata --bin eif --bin hello-image
 	install -m 755 '$(TARGET)/release/eif' eif
 	./eif kernel build
 	'$(TARGET)/release/hello-image' '$(TARGET)/hello-image'

@@ -60,3 +60,15 @@ fn with_the_kernel_of_this_machine() {
         );
     }
 }
+
+/// Who compares the README's measurements with their own must find the same.
+#[test]
+fn the_readme_shows_these_values() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let golden = golden().to_string();
+    let shown: Vec<&str> = readme.split('"').filter(|word| word.len() == 96 && !word.contains(' ')).collect();
+    assert_eq!(shown.len(), 3, "PCR0, PCR1 and PCR2");
+    for value in shown {
+        assert!(golden.contains(value), "README.md shows {value}, testdata/golden/hello.json has other values");
+    }
+}
