@@ -63,12 +63,9 @@ pub fn print(output: &mut Output, show: Show) -> Result<()> {
     let device = sys::status(c"/")?.device();
     let (names, offsets) = (sys::allocate(NAMES)?, sys::allocate_words(COUNT)?);
     output.line(b"list: begin");
-    visit(&mut Walk { output, show, device, path }, names, offsets)?;
-    output_end(show)
-}
-
-fn output_end(_: Show) -> Result<()> {
-    sys::print(1, b"list: end\n");
+    let mut walk = Walk { output, show, device, path };
+    visit(&mut walk, names, offsets)?;
+    walk.output.line(b"list: end");
     Ok(())
 }
 
