@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::eif::metadata::Facts;
 use crate::eif::{self, Measurements, Metadata, Writer, Written};
 use crate::image::{self, Image, Platform, Process, Reference};
-use crate::initramfs::{Application, Bootstrap, Compress, Encoder, Mtime, write_application, write_bootstrap};
+use crate::initramfs::{Application, Bootstrap, Compress, Encoder, Mtime, Need, write_application, write_bootstrap};
 use crate::output::Output;
 use crate::rootfs::{self, Loaded, Overrides, Tree};
 use crate::{Arch, Progress, Refusal, Warning, init, kernel};
@@ -20,8 +20,6 @@ const BLOB_LIMIT: u64 = 256 << 20;
 /// What the init mounts something on.
 const MOUNT_POINTS: [(&str, u16); 5] =
     [("dev", 0o755), ("proc", 0o755), ("run", 0o755), ("sys", 0o755), ("tmp", 0o1777)];
-/// What a small kernel needs for itself, in bytes: it boots with 64 MiB.
-const KERNEL_MEMORY: u64 = 64 << 20;
 
 /// All that decides what is built.
 #[derive(Debug, Clone)]
@@ -375,18 +373,10 @@ fn report(
         size: written.size,
         kernel: boot.kernel.len() as u64,
         entries,
-        memory: least_memory(ramdisks, unpacked, inodes),
+        memory: Need { packed: ramdisks.iter().sum(), unpacked, inodes }.least_mib(),
         ramdisks,
         unpacked,
         inodes,
         warnings,
     }
-}
-
-/// The rootfs is a tmpfs of half the memory and an inode for every second page (mm/shmem.c), and while it is being
-/// unpacked the ramdisks are in memory too. In MiB.
-fn least_memory(ramdisks: [u64; 2], unpacked: u64, inodes: u64) -> u64 {
-    let tmpfs = unpacked.max(inodes.saturating_mul(4096)).saturating_mul(2);
-    let unpacking = ramdisks.iter().fold(unpacked, |sum, size| sum.saturating_add(*size));
-    tmpfs.max(unpacking).saturating_add(KERNEL_MEMORY).div_ceil(1 << 20)
 }

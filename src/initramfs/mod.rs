@@ -8,8 +8,10 @@ mod application;
 mod bootstrap;
 mod compress;
 mod gzip;
+mod memory;
 mod newc;
 
 pub use application::{Application, Mtime, Written, write_application};
 pub use bootstrap::{Bootstrap, write_bootstrap};
 pub use compress::{Compress, Encoder};
+pub use memory::Need;

@@ -1,7 +1,6 @@
 //! Runs an enclave: today in QEMU, with the vsock device that an enclave expects of its parent.
 
 pub mod console;
-pub mod memory;
 pub mod parts;
 #[cfg(target_os = "linux")]
 pub mod qemu;

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 
-use super::memory::Need;
 use crate::eif::{self, Eif, Kind};
+use crate::initramfs::Need;
 use crate::{Arch, Refusal};
 
 /// Why an `.eif` could not be taken apart.

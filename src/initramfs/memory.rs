@@ -1,4 +1,4 @@
-//! How much memory an enclave needs for its ramdisks, read from the ramdisks themselves.
+//! How much memory an enclave needs for its ramdisks, counted as they are written or read from them later.
 #![deny(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -14,10 +14,10 @@ const HEADER: usize = 110;
 const PAGE: u64 = 4096;
 /// The kernel refuses longer names (PATH_MAX); what is longer here is no archive.
 const MAX_NAME: u64 = 4096;
-/// What the kernel takes for itself.
+/// What the kernel takes for itself, in bytes.
 const KERNEL: u64 = 64 << 20;
-/// What the application may take, if nobody says otherwise.
-const APPLICATION: u64 = 128 << 20;
+/// What the application may take, if nobody says otherwise, in MiB.
+const APPLICATION: u64 = 128;
 /// The least default, in MiB.
 const LEAST: u64 = 256;
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -55,13 +55,18 @@ impl Need {
         scanned.or(Ok(()))
     }
 
-    /// Memory for an enclave, in MiB: twice the unpacked files, because a tmpfs may fill half of it, and room for the
-    /// ramdisks while they are being unpacked (mm/shmem.c, init/initramfs.c); plus the kernel and an application.
-    pub fn default_mib(&self) -> u64 {
+    /// The least memory in which nothing is lost, in MiB: twice the unpacked files, because a tmpfs may fill half of it
+    /// and has an inode for every second page, and room for the ramdisks while they are being unpacked (mm/shmem.c,
+    /// init/initramfs.c); plus the kernel.
+    pub fn least_mib(&self) -> u64 {
         let tmpfs = self.unpacked.max(self.inodes.saturating_mul(PAGE)).saturating_mul(2);
         let unpacking = self.unpacked.saturating_add(self.packed);
-        let bytes = tmpfs.max(unpacking).saturating_add(KERNEL).saturating_add(APPLICATION);
-        bytes.div_ceil(1 << 20).next_multiple_of(2).max(LEAST)
+        tmpfs.max(unpacking).saturating_add(KERNEL).div_ceil(1 << 20)
+    }
+
+    /// Memory for an enclave of which nobody says how much it shall have, in MiB: room for an application as well.
+    pub fn default_mib(&self) -> u64 {
+        self.least_mib().saturating_add(APPLICATION).next_multiple_of(2).max(LEAST)
     }
 
     /// Counts the entries of one or more archives behind each other.
