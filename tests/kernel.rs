@@ -34,6 +34,7 @@ fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
+#[expect(clippy::print_stderr, reason = "a build of minutes shows how far it is")]
 fn tell(line: &str) {
     eprintln!("{line}");
 }

@@ -54,7 +54,7 @@ enum Command {
     /// Build, look at and list kernels
     Kernel(kernel::Args),
     /// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives
-    Pcr(pcr::Args),
+    Pcr(Box<pcr::Args>),
     /// Boot an .eif and show its console
     Run(run::Args),
 }
@@ -82,7 +82,7 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
     match command {
         Command::Build(args) => build::run(*args, ui),
         Command::Kernel(args) => kernel::run(args, ui),
-        Command::Pcr(args) => pcr::run(args, ui),
+        Command::Pcr(args) => pcr::run(*args, ui),
         Command::Run(args) => run::run(args, ui),
     }
 }
