@@ -89,6 +89,19 @@ fn whiteouts_reach_lower_layers_only() {
     assert_judged(layers! { "f 0644 0:0 a 1", "d 0700 0:0 b/c", "--", "o .", "f 0644 0:0 d 2" });
 }
 
+/// `rm link && mkdir link` makes an opaque directory: what the link led to stays.
+#[test]
+fn whiteouts_do_not_follow_a_symlink_that_their_layer_replaces() {
+    assert_judged(
+        layers! { "f 0644 0:0 b/x 1", "l 0777 0:0 a -> b", "--", "d 0755 0:0 a/", "o a", "f 0644 0:0 a/y 2" },
+    );
+    assert_judged(layers! { "f 0644 0:0 b/x 1", "l 0777 0:0 a -> b", "--", "d 0755 0:0 a/", "w a/x" });
+    assert_judged(
+        layers! { "d 0755 0:0 b/c/d", "l 0777 0:0 a -> b", "--", "d 0755 0:0 a/", "d 0755 0:0 a/c/", "o a/c" },
+    );
+    assert_judged(layers! { "l 0777 0:0 a -> a", "--", "d 0755 0:0 a/", "o a" });
+}
+
 #[test]
 fn hard_links_are_inodes() {
     assert_judged(
@@ -153,19 +166,18 @@ fn line_strategy() -> impl Strategy<Value = Vec<String>> {
     })
 }
 
-fn layers_strategy() -> impl Strategy<Value = Vec<Layer>> {
+/// Lines of several layers.
+fn layers_strategy() -> impl Strategy<Value = Vec<String>> {
     let layer = prop::collection::vec(line_strategy(), 0..10).prop_map(|lines| lines.concat());
-    prop::collection::vec(layer, 1..5).prop_map(|layers| {
-        let lines: Vec<String> = layers.join(&"--".to_owned());
-        eif_testdata::parse_layers(&lines.iter().map(String::as_str).collect::<Vec<_>>())
-    })
+    prop::collection::vec(layer, 1..5).prop_map(|layers| layers.join(&"--".to_owned()))
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, max_global_rejects: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, max_global_rejects: 100_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn prop_the_tree_is_what_the_model_says(layers in layers_strategy()) {
+    fn prop_the_tree_is_what_the_model_says(lines in layers_strategy()) {
+        let layers = eif_testdata::parse_layers(&lines.iter().map(String::as_str).collect::<Vec<_>>());
         let model = Model::try_of(&layers);
         prop_assume!(model.is_ok());
         let env = TestEnv::new();

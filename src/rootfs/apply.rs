@@ -3,6 +3,8 @@
 //! First whiteouts, which see the lower layers alone, then everything else in the layer's order. So the result does
 //! not depend on where in a layer a whiteout stands.
 
+use std::collections::BTreeSet;
+
 use super::error::EntryFault;
 use super::layer::{Change, Node, Path, split};
 use super::tree::{Directory, Entry, InodeId, Kind, Metadata, ROOT, Tree};
@@ -65,6 +67,7 @@ pub(super) fn apply(tree: &mut Tree, layer: u32, changes: Vec<Change>) -> Result
 impl Apply<'_> {
     /// Removes what the whiteouts name. All places are found before the first goes, so their order does not matter.
     fn hide(&mut self, changes: &[Change]) -> Result<(), Refused> {
+        let own = own_directories(changes);
         let mut hidden: Vec<(InodeId, Box<[u8]>)> = Vec::new();
         for change in changes {
             let (path, opaque) = match change {
@@ -73,6 +76,9 @@ impl Apply<'_> {
                 Change::Put(..) | Change::Link(..) => continue,
             };
             let (parent, name) = if opaque { (&**path, &b""[..]) } else { split(path) };
+            if self.is_replaced(parent, &own) {
+                continue;
+            }
             let place = match self.parent(parent, &Missing::Stop) {
                 Ok(place) => place,
                 Err(EntryFault::ParentNotDirectory(_)) => None,
@@ -91,6 +97,18 @@ impl Apply<'_> {
             self.tree.unlink(place, &name);
         }
         Ok(())
+    }
+
+    /// Whether this layer puts a directory of its own where the lower layers have a symlink, at `path` or above it.
+    /// What the symlink led to is not what a whiteout in that directory means: `rm link && mkdir link` makes an opaque
+    /// directory.
+    fn is_replaced(&mut self, path: &[u8], own: &BTreeSet<&[u8]>) -> bool {
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let prefixes = slashes.chain([path.len()]).filter_map(|end| path.get(..end));
+        prefixes.filter(|prefix| own.contains(prefix)).any(|prefix| {
+            let inode = self.lookup(prefix).ok().flatten().and_then(|id| self.tree.get(id));
+            inode.is_some_and(|inode| matches!(inode.kind, Kind::Symlink(_)))
+        })
     }
 
     fn put(&mut self, path: &Path, node: Node) -> Result<(), EntryFault> {
@@ -282,6 +300,15 @@ impl Descent {
         }
         Ok(Some(self.stack.last().copied().unwrap_or(ROOT)))
     }
+}
+
+/// The directories that a layer has entries for.
+fn own_directories(changes: &[Change]) -> BTreeSet<&[u8]> {
+    let own = changes.iter().filter_map(|change| match change {
+        Change::Put(path, Node { kind: Kind::Directory(_), .. }) => Some(&**path),
+        _ => None,
+    });
+    own.collect()
 }
 
 /// A directory that no entry describes.

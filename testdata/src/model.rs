@@ -49,14 +49,14 @@ impl Model {
     ///
     /// # Errors
     /// What the model has no opinion of, because a good builder refuses it or it is a question of taste: a parent that
-    /// is a file or a symlink, a hard link to nothing, to a directory or to itself, a root that is no directory.
+    /// is a file or a symlink (of a whiteout too), a hard link to nothing, to a directory or to itself, a root that is no directory.
     ///
     /// # Panics
     /// When a layer has raw bytes.
     pub fn try_of(layers: &[Layer]) -> Result<Self, String> {
         let mut model = Model { names: BTreeMap::from([(Vec::new(), 0)]), nodes: vec![Node::implicit_dir()] };
         for layer in layers {
-            model.hide(layer);
+            model.hide(layer)?;
             model.add(layer)?;
         }
         Ok(model)
@@ -112,17 +112,31 @@ impl Model {
         format!("{kind} {mode:04o} {uid}:{gid} {links} /{}{end}", escape(path))
     }
 
-    fn hide(&mut self, layer: &Layer) {
+    fn hide(&mut self, layer: &Layer) -> Result<(), String> {
         for entry in layer.entries() {
             let path = clean(&entry.name);
             let (dir, base) = split(&path);
             let Some(hidden) = base.strip_prefix(b".wh.") else { continue };
+            self.refuse_links_above(dir, layer)?;
             if hidden == b".wh..opq" {
                 self.remove_below(dir);
             } else if !hidden.starts_with(b".wh.") {
                 self.remove(&join(dir, hidden));
             }
         }
+        Ok(())
+    }
+
+    /// Whiteouts through a symlink of the lower layers are a question of taste, unless the layer itself puts a directory
+    /// in its place: then they mean that directory, which has nothing to hide.
+    fn refuse_links_above(&self, dir: &[u8], layer: &Layer) -> Result<(), String> {
+        let above = |path: &[u8]| path == dir || is_below(dir, path);
+        for (path, _) in self.names.iter().filter(|(path, id)| self.nodes[**id].kind == 'l' && above(path)) {
+            if !layer.entries().any(|entry| entry.typeflag == b'5' && clean(&entry.name) == *path) {
+                return Err(format!("a whiteout through the link {}", escape(path)));
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, layer: &Layer) -> Result<(), String> {
