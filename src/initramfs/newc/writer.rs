@@ -1,44 +1,17 @@
-//! The newc archive (SVR4 cpio without CRC) as the kernel reads it: Documentation/driver-api/early-userspace/
-//! buffer-format.rst and init/initramfs.c.
+//! Writes the one form of an archive that is ours.
 //!
-//! One form for each thing: upper-case hexadecimal digits, inodes numbered from 1 in the order of the archive, no
-//! device numbers but those of device nodes, zeros as padding to 4 bytes, and no padding behind the trailer but that.
+//! Upper-case hexadecimal digits, inodes numbered from 1 in the order of the archive, no device numbers but those of
+//! device nodes, zeros as padding to 4 bytes, and no padding behind the trailer but that.
 
 use std::io::{self, Read, Write};
 
-/// The name of the last entry.
-const TRAILER: &[u8] = b"TRAILER!!!";
+use super::{Header, TRAILER};
+
 /// File contents are copied in pieces of this size, in bytes.
 const CHUNK: usize = 256 << 10;
 
-/// File type bits of `st_mode` (POSIX, sys/stat.h).
-pub(super) mod file_type {
-    pub(crate) const FIFO: u32 = 0o010_000;
-    pub(crate) const CHARACTER: u32 = 0o020_000;
-    pub(crate) const DIRECTORY: u32 = 0o040_000;
-    pub(crate) const BLOCK: u32 = 0o060_000;
-    pub(crate) const FILE: u32 = 0o100_000;
-    pub(crate) const SYMLINK: u32 = 0o120_000;
-}
-
-/// The fields of an entry that are not told by its body.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Header {
-    /// Number of the inode; entries of the same number and more than one link are one file.
-    pub(super) inode: u32,
-    /// Type and permission bits.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) links: u32,
-    /// Seconds since 1970.
-    pub(super) mtime: u32,
-    /// Major and minor of a device node.
-    pub(super) device: (u32, u32),
-}
-
 /// Writes an archive.
-pub(super) struct Writer<W> {
+pub(in crate::initramfs) struct Writer<W> {
     out: W,
     buffer: Vec<u8>,
     entries: u64,
@@ -46,18 +19,18 @@ pub(super) struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    pub(super) fn new(out: W) -> Self {
+    pub(in crate::initramfs) fn new(out: W) -> Self {
         Self { out, buffer: vec![0; CHUNK], entries: 0, inodes: 0 }
     }
 
     /// The next inode number.
-    pub(super) fn inode(&mut self) -> u32 {
+    pub(in crate::initramfs) fn inode(&mut self) -> u32 {
         self.inodes = self.inodes.saturating_add(1);
         self.inodes
     }
 
     /// An entry whose body is in memory: a symlink's target, a small file, or nothing.
-    pub(super) fn entry(&mut self, name: &[u8], header: &Header, body: &[u8]) -> io::Result<()> {
+    pub(in crate::initramfs) fn entry(&mut self, name: &[u8], header: &Header, body: &[u8]) -> io::Result<()> {
         let size = u32::try_from(body.len()).map_err(|_| too_large(name))?;
         self.header(name, header, size)?;
         self.out.write_all(body)?;
@@ -65,7 +38,13 @@ impl<W: Write> Writer<W> {
     }
 
     /// A file whose body comes from a reader and has `size` bytes.
-    pub(super) fn file(&mut self, name: &[u8], header: &Header, size: u64, body: &mut impl Read) -> io::Result<()> {
+    pub(in crate::initramfs) fn file(
+        &mut self,
+        name: &[u8],
+        header: &Header,
+        size: u64,
+        body: &mut impl Read,
+    ) -> io::Result<()> {
         let size = u32::try_from(size).map_err(|_| too_large(name))?;
         self.header(name, header, size)?;
         let mut left = u64::from(size);
@@ -84,7 +63,7 @@ impl<W: Write> Writer<W> {
     }
 
     /// Writes the trailer; gives the writer below and the number of entries before the trailer.
-    pub(super) fn finish(mut self) -> io::Result<(W, u64)> {
+    pub(in crate::initramfs) fn finish(mut self) -> io::Result<(W, u64)> {
         let entries = self.entries;
         self.header(TRAILER, &Header { links: 1, ..Header::default() }, 0)?;
         Ok((self.out, entries))
@@ -131,6 +110,7 @@ fn too_large(name: &[u8]) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::file_type;
     use super::*;
 
     #[test]
