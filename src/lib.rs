@@ -12,6 +12,7 @@
 //! | [`initramfs`] | tree and process | the two newc ramdisks that the kernel unpacks |
 //! | [`eif`] | kernel, command line, ramdisks | the file, and what it measures to (PCR0, PCR1, PCR2) |
 //! | [`kernel`] | pinned source, or a user's file | a kernel that is known to boot |
+//! | [`verify`] | an `.eif` of anyone's | what is in it, and what is wrong with it |
 //! | [`launch`] | an `.eif` | a running enclave |
 //! | [`build`] | a [`build::Plan`] | a [`build::Report`] |
 //!
@@ -32,6 +33,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod launch;
 pub mod rootfs;
+pub mod verify;
 
 mod arch;
 mod output;

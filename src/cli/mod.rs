@@ -2,7 +2,9 @@
 
 mod build;
 mod environment;
+mod extract;
 mod failure;
+mod inspect;
 mod kernel;
 mod pcr;
 mod run;
@@ -51,6 +53,9 @@ struct Global {
 #[derive(Subcommand)]
 enum Command {
     Build(Box<build::Args>),
+    #[command(alias = "describe")]
+    Inspect(inspect::Args),
+    Extract(extract::Args),
     /// Build, look at and list kernels
     Kernel(kernel::Args),
     /// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives
@@ -81,6 +86,8 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
     match command {
         Command::Build(args) => build::run(*args, ui),
+        Command::Inspect(args) => inspect::run(args, ui),
+        Command::Extract(args) => extract::run(args, ui),
         Command::Kernel(args) => kernel::run(args, ui),
         Command::Pcr(args) => pcr::run(*args, ui),
         Command::Run(args) => run::run(args, ui),

@@ -22,8 +22,16 @@ const END: &str = "-----END CERTIFICATE-----";
 /// # Errors
 /// The bytes are not of that form, or the certificate is not PEM.
 pub fn pcr8(section: &[u8]) -> Result<Pcr, Error> {
+    certificate_der(section).map(|der| Pcr::of_certificate(&der))
+}
+
+/// The DER of the first certificate in a signature section.
+///
+/// # Errors
+/// The bytes are not of that form, or the certificate is not PEM.
+pub fn certificate_der(section: &[u8]) -> Result<Vec<u8>, Error> {
     let pem = certificate(&mut Cbor(section)).ok_or_else(|| bad("no array of maps with a `signing_certificate`"))?;
-    Ok(Pcr::of_certificate(&der(&pem)?))
+    der(&pem)
 }
 
 /// The DER of the first certificate in a PEM text.

@@ -139,6 +139,19 @@ pub fn check_own(file: &Path) -> Result<Preflight, Error> {
     }
 }
 
+/// The release of a kernel whose format is known, from all of its bytes; they are read as far as is needed.
+///
+/// # Errors
+/// The reader's.
+pub fn release_of(format: &Format, mut kernel: impl Read) -> std::io::Result<Option<String>> {
+    let mut head = Vec::new();
+    kernel.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
+    match release(format, &head) {
+        None if matches!(format, Format::Arm64Image { .. }) => search(format, head, kernel),
+        release => Ok(release),
+    }
+}
+
 /// Looks for the release piece by piece; pieces overlap by more than the banner's first words.
 fn search(format: &Format, mut part: Vec<u8>, mut rest: impl Read) -> std::io::Result<Option<String>> {
     const OVERLAP: usize = 256;

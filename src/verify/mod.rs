@@ -1,0 +1,109 @@
+//! What is inside a file, told to people and tools: [`inspect`] has its facts and what is wrong with it, [`list`] its
+//! ramdisks' entries, [`layout`] its bytes. [`extract`] gives them back as files.
+//!
+//! All of it is for files that anyone may have made: whatever has a header is read, what cannot be read is named, and
+//! memory does not grow with the file.
+
+mod contents;
+mod extract;
+mod inspection;
+mod layout;
+mod listing;
+mod tarball;
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::initramfs::newc;
+use crate::{Refusal, eif, escaped};
+
+pub use extract::{Extracted, Request, extract};
+pub use inspection::{Finding, Inspection, Kernel, Process, Ramdisk, Section, Signature, inspect};
+pub use layout::{Range, layout};
+pub use listing::list;
+pub use tarball::rootfs;
+
+/// Why a file's contents are not told.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file itself.
+    #[error(transparent)]
+    Eif(#[from] eif::Error),
+    /// The operating system refused to read it.
+    #[error("reading the .eif: {0}")]
+    Read(#[from] io::Error),
+    /// What is told could not be written.
+    #[error("writing: {0}")]
+    Write(io::Error),
+    /// A ramdisk is broken.
+    #[error("ramdisk {number}, {source}")]
+    Ramdisk {
+        /// Which one, from 1.
+        number: usize,
+        /// What is wrong with it.
+        source: newc::Error,
+    },
+    /// A ramdisk is packed with something that is not read here.
+    #[error("ramdisk {number} is packed with {name}, which is not read here")]
+    Format {
+        /// Which one, from 1.
+        number: usize,
+        /// The compressor.
+        name: &'static str,
+    },
+    /// No ramdisk has an application's tree.
+    #[error("no ramdisk has a folder `rootfs`")]
+    NoRootfs,
+    /// A name that leads out of the tree.
+    #[error("ramdisk {number}: entry \"{}\" has a component `..`", escaped(.name))]
+    Name {
+        /// Which one, from 1.
+        number: usize,
+        /// The entry.
+        name: Vec<u8>,
+    },
+    /// The file `xattrs` beside the tree is broken or too large.
+    #[error("{0}")]
+    Xattrs(String),
+    /// Something stands where a file should go.
+    #[error("{}: it is there already", .0.display())]
+    Exists(PathBuf),
+    /// A file cannot be written.
+    #[error("{}: {source}", .path.display())]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+}
+
+impl Refusal for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Error::Eif(error) => error.code(),
+            Error::Read(_) | Error::Write(_) => "E-io",
+            Error::Ramdisk { source, .. } => source.code(),
+            Error::Format { .. } => "E-ramdisk-format",
+            Error::NoRootfs => "E-rootfs",
+            Error::Name { .. } => "E-name",
+            Error::Xattrs(_) => "E-xattrs",
+            Error::Exists(_) => "E-exists",
+            Error::Output { .. } => "E-output",
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        let line = match self {
+            Error::Eif(error) => return error.help(),
+            Error::Ramdisk { source, .. } => return source.help(),
+            Error::Format { .. } => "`eif extract FILE -C DIR` gives it as it is, for another tool to unpack",
+            Error::NoRootfs => "the file keeps its application elsewhere: `eif inspect FILE --files` lists it",
+            Error::Exists(_) => "pass --force to replace it",
+            Error::Name { .. } | Error::Xattrs(_) => "the file was made to mislead, or is broken",
+            Error::Output { .. } => "check that the folder may be written to and has room",
+            Error::Read(_) | Error::Write(_) => return Vec::new(),
+        };
+        vec![line.to_owned()]
+    }
+}

@@ -1,0 +1,240 @@
+//! The application's tree as a tar, the way back from an `.eif` to a layer of an image.
+//!
+//! The ramdisks are read twice: once to hold all of them to their format, to find the attributes, and to learn which
+//! name of a hard-linked file carries its contents (the last one, if GNU cpio wrote it; a tar needs it first); then
+//! to write. Memory grows with the number of hard-linked files and attributes.
+
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used
+)]
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+
+use tar::{Builder, EntryType};
+
+use super::Error;
+use super::contents::{body, open, path};
+use crate::eif::{Eif, SectionReader, Source};
+use crate::initramfs::Unpack;
+use crate::initramfs::newc::{Entry, Reader, file_type};
+use crate::{Warning, escaped};
+
+/// The file `xattrs` is read up to this size, in bytes.
+const MAX_XATTRS: u32 = 64 << 20;
+
+/// Which file a name is one of: ramdisk, archive, file system, inode.
+type Identity = (usize, u32, (u32, u32), u32);
+
+/// A file with several names.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Where the entry that carries the contents begins.
+    carrier: u64,
+    size: u32,
+    /// The carrier's name, once it is written.
+    written: Option<Vec<u8>>,
+    /// Names that came before it.
+    waiting: Vec<(Vec<u8>, Entry)>,
+}
+
+/// Names and values of a path's attributes.
+type Attributes = BTreeMap<Vec<u8>, Vec<(String, Vec<u8>)>>;
+
+/// What the first reading finds.
+#[derive(Debug, Default)]
+struct Index {
+    shared: BTreeMap<Identity, Shared>,
+    xattrs: Option<Vec<u8>>,
+    rootfs: bool,
+}
+
+/// Writes what is below `rootfs` in all ramdisks as a tar: names without `rootfs/`, owners, modes, times, links,
+/// devices, attributes. Gives what a tar cannot carry.
+///
+/// # Errors
+/// A ramdisk that is broken, not read here or has a name with `..`; no `rootfs`; `out` cannot be written. But for the
+/// last, nothing has been written then.
+pub fn rootfs<S: Source>(eif: &Eif<S>, out: impl Write) -> Result<Vec<Warning>, Error> {
+    let mut index = Index::default();
+    each(eif, |number, entry, reader| index.add(number, entry, reader))?;
+    if !index.rootfs {
+        return Err(Error::NoRootfs);
+    }
+    let attributes = index.xattrs.take().map(|bytes| attributes(&bytes)).transpose()?.unwrap_or_default();
+    let mut tarball = Tarball { tar: Builder::new(out), index, attributes, warnings: Vec::new() };
+    each(eif, |number, entry, reader| tarball.add(number, entry, reader))?;
+    tarball.tar.finish().map_err(Error::Write)?;
+    Ok(tarball.warnings)
+}
+
+type Archive<'a, S> = Reader<Unpack<SectionReader<'a, S>>>;
+
+/// Calls `visit` with the entries of all ramdisks, in file order.
+fn each<S: Source>(
+    eif: &Eif<S>,
+    mut visit: impl FnMut(usize, Entry, &mut Archive<'_, S>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    for (index, section) in eif.ramdisks().enumerate() {
+        let number = index.saturating_add(1);
+        let (packing, mut reader) = open(eif, section)?;
+        if !packing.readable() {
+            return Err(Error::Format { number, name: packing.name() });
+        }
+        while let Some(entry) = reader.next().map_err(|source| Error::Ramdisk { number, source })? {
+            visit(number, entry, &mut reader)?;
+        }
+    }
+    Ok(())
+}
+
+fn identity(number: usize, entry: &Entry) -> Option<Identity> {
+    let single = matches!(entry.header.kind(), file_type::DIRECTORY | file_type::SYMLINK) || entry.header.links < 2;
+    (!single).then_some((number, entry.archive, entry.file_system, entry.header.inode))
+}
+
+/// The path below `rootfs`, empty for the folder itself; `None` for what is beside it.
+fn below(name: &[u8]) -> Option<Vec<u8>> {
+    let path = path(name);
+    let rest = path.strip_prefix(b"rootfs")?;
+    if rest.is_empty() { Some(Vec::new()) } else { rest.strip_prefix(b"/").map(<[u8]>::to_vec) }
+}
+
+impl Index {
+    fn add<R: Read>(&mut self, number: usize, entry: Entry, reader: &mut Reader<R>) -> Result<(), Error> {
+        let path = path(&entry.name);
+        if path.split(|byte| *byte == b'/').any(|component| component == b"..") {
+            return Err(Error::Name { number, name: entry.name });
+        }
+        if path == b"xattrs" && entry.header.kind() == file_type::FILE {
+            if entry.size > MAX_XATTRS {
+                return Err(Error::Xattrs(format!("xattrs file: {} bytes, at most {MAX_XATTRS} are read", entry.size)));
+            }
+            self.xattrs = Some(body(reader).map_err(|source| Error::Ramdisk { number, source })?);
+        }
+        self.rootfs |= below(&entry.name).is_some();
+        if let Some(identity) = identity(number, &entry).filter(|_| below(&entry.name).is_some()) {
+            let (carrier, size) = (entry.offset, entry.size);
+            let shared = self.shared.entry(identity).or_insert(Shared { carrier, size, ..Shared::default() });
+            if size > 0 {
+                (shared.carrier, shared.size) = (carrier, size);
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Tarball<W: Write> {
+    tar: Builder<W>,
+    index: Index,
+    attributes: Attributes,
+    warnings: Vec<Warning>,
+}
+
+impl<W: Write> Tarball<W> {
+    fn add<R: Read>(&mut self, number: usize, entry: Entry, reader: &mut Reader<R>) -> Result<(), Error> {
+        let Some(path) = below(&entry.name) else { return Ok(()) };
+        let Some(shared) = identity(number, &entry).and_then(|identity| self.index.shared.get_mut(&identity)) else {
+            return self.node(number, &path, &entry, reader);
+        };
+        if let Some(first) = shared.written.clone() {
+            return self.link(&path, &entry, &first);
+        }
+        if shared.carrier != entry.offset {
+            shared.waiting.push((path, entry));
+            return Ok(());
+        }
+        shared.written = Some(path.clone());
+        let waiting = std::mem::take(&mut shared.waiting);
+        self.node(number, &path, &entry, reader)?;
+        waiting.iter().try_for_each(|(name, entry)| self.link(name, entry, &path))
+    }
+
+    fn node<R: Read>(
+        &mut self,
+        number: usize,
+        path: &[u8],
+        entry: &Entry,
+        reader: &mut Reader<R>,
+    ) -> Result<(), Error> {
+        let name = match entry.header.kind() {
+            file_type::DIRECTORY if path.is_empty() => b"./".to_vec(),
+            file_type::DIRECTORY => [path, b"/"].concat(),
+            _ => path.to_vec(),
+        };
+        let kind = match entry.header.kind() {
+            file_type::FILE => EntryType::Regular,
+            file_type::DIRECTORY => EntryType::Directory,
+            file_type::SYMLINK => EntryType::Symlink,
+            file_type::CHARACTER => EntryType::Char,
+            file_type::BLOCK => EntryType::Block,
+            file_type::FIFO => EntryType::Fifo,
+            _ => {
+                let text = format!("\"{}\" is left out: a tar has no entry for its type", escaped(&entry.name));
+                self.warnings.push(Warning::new("W-extract-type", text));
+                return Ok(());
+            }
+        };
+        let link = match kind {
+            EntryType::Symlink => body(reader).map_err(|source| Error::Ramdisk { number, source })?,
+            _ => Vec::new(),
+        };
+        let xattrs = self.attributes.remove(path).unwrap_or_default();
+        let size = if kind == EntryType::Regular { entry.size } else { 0 };
+        let header = self.header(&name, &link, entry, kind, size, &xattrs).map_err(Error::Write)?;
+        self.tar.append(&header, reader.take(u64::from(size))).map_err(Error::Write)
+    }
+
+    fn link(&mut self, path: &[u8], entry: &Entry, to: &[u8]) -> Result<(), Error> {
+        let header = self.header(path, to, entry, EntryType::Link, 0, &[]).map_err(Error::Write)?;
+        self.tar.append(&header, io::empty()).map_err(Error::Write)
+    }
+
+    /// The header of an entry; what does not fit into it goes into PAX records, which are written before it.
+    fn header(
+        &mut self,
+        name: &[u8],
+        link: &[u8],
+        entry: &Entry,
+        kind: EntryType,
+        size: u32,
+        xattrs: &[(String, Vec<u8>)],
+    ) -> io::Result<tar::Header> {
+        let mut records: Vec<(String, &[u8])> = Vec::new();
+        let mut header = tar::Header::new_ustar();
+        let ustar = header.as_ustar_mut().ok_or_else(|| io::Error::other("no ustar header"))?;
+        for (key, value, field) in [("path", name, &mut ustar.name), ("linkpath", link, &mut ustar.linkname)] {
+            if value.len() > field.len() {
+                records.push((key.to_owned(), value));
+            }
+            field.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
+        }
+        records.extend(xattrs.iter().map(|(key, value)| (format!("SCHILY.xattr.{key}"), &value[..])));
+        self.tar.append_pax_extensions(records.iter().map(|(key, value)| (key.as_str(), *value)))?;
+        let fields = &entry.header;
+        header.set_entry_type(kind);
+        header.set_mode(fields.mode & 0o7777);
+        header.set_uid(u64::from(fields.uid));
+        header.set_gid(u64::from(fields.gid));
+        header.set_mtime(u64::from(fields.mtime));
+        header.set_size(u64::from(size));
+        header.set_device_major(fields.device.0)?;
+        header.set_device_minor(fields.device.1)?;
+        header.set_cksum();
+        Ok(header)
+    }
+}
+
+fn attributes(bytes: &[u8]) -> Result<Attributes, Error> {
+    let mut all = Attributes::new();
+    for attribute in eif_init::xattrs::parse(bytes).map_err(|broken| Error::Xattrs(broken.to_string()))? {
+        let attribute = attribute.map_err(|broken| Error::Xattrs(broken.to_string()))?;
+        let bad = || Error::Xattrs(format!("xattrs file: the name {} is no UTF-8", escaped(attribute.name.to_bytes())));
+        let name = attribute.name.to_str().map_err(|_| bad())?.to_owned();
+        all.entry(path(attribute.path.to_bytes())).or_default().push((name, attribute.value.to_vec()));
+    }
+    Ok(all)
+}
