@@ -7,6 +7,7 @@ mod failure;
 mod inspect;
 mod kernel;
 mod pcr;
+mod reference;
 mod run;
 mod ui;
 
@@ -62,6 +63,8 @@ enum Command {
     Pcr(Box<pcr::Args>),
     /// Boot an .eif and show its console
     Run(run::Args),
+    Completions(reference::Completions),
+    Man(reference::Man),
 }
 
 /// Runs the program and gives its exit code: 0 done, 1 refused or failed, 2 usage.
@@ -91,5 +94,7 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Kernel(args) => kernel::run(args, ui),
         Command::Pcr(args) => pcr::run(*args, ui),
         Command::Run(args) => run::run(args, ui),
+        Command::Completions(args) => reference::completions(&args, ui),
+        Command::Man(args) => reference::man(&args, ui),
     }
 }
