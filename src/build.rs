@@ -113,6 +113,9 @@ pub enum Error {
         /// Which one.
         what: &'static str,
     },
+    /// A warning that `--strict` does not let pass.
+    #[error("{}", .0.message)]
+    Strict(Warning),
     /// The file cannot be written.
     #[error("{}: {source}", .path.display())]
     Output {
@@ -141,6 +144,7 @@ impl Refusal for Error {
             Error::Blob { .. } => "E-blob",
             Error::NoInit(_) => "E-no-init",
             Error::Lines { .. } => "E-cmd-encoding",
+            Error::Strict(warning) => warning.code,
             Error::Output { .. } | Error::Ramdisk { .. } => "E-output",
         }
     }
@@ -154,6 +158,7 @@ impl Refusal for Error {
             Error::Blob { .. } => "check the path",
             Error::NoInit(_) => "build `eif` with a toolchain that has the target, or pass --init",
             Error::Lines { .. } => "use eif's own init (no --init, no init in --blobs), which carries any byte but NUL",
+            Error::Strict(_) => "mend the image, or build without --strict",
             Error::Output { .. } => "check that the folder exists, may be written to and has room",
             Error::Ramdisk { .. } => "check that the output's folder has room",
         };
@@ -205,6 +210,7 @@ fn assemble<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress) -> Re
         warnings.extend(foreign_init(&process, &tree)?);
     }
     warnings.extend(rootfs::lint(&tree, &spools, &image, plan.mtime == Mtime::Zero)?);
+    strictly(plan, &warnings)?;
     let metadata = metadata(plan, &boot, &image, &process)?;
     let app = Application { tree: &tree, spools: &spools, process: &process, mtime: plan.mtime };
     let (out, written, entries) = write(plan, &boot, &metadata, &app, out, progress)?;
@@ -214,35 +220,88 @@ fn assemble<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress) -> Re
 
 fn boot(plan: &Plan) -> Result<Boot, Error> {
     let arch = plan.platform.arch;
-    let blob = |names: &[&str]| {
-        let folder = plan.blobs.as_ref()?;
-        names.iter().map(|name| folder.join(name)).find(|path| path.exists())
-    };
+    let blobs = Blobs::open(plan.blobs.as_deref())?;
     let mut warnings = Vec::new();
-    let kernel_path = match plan.kernel.clone().or_else(|| blob(&["bzImage", "Image"])) {
+    let kernel_path = match plan.kernel.clone().or(blobs.kernel) {
         Some(path) => path,
-        None => kernel::find(arch, &plan.cache)?.path,
+        None => {
+            let found = kernel::find(arch, &plan.cache)?;
+            warnings.extend(unlocked(&found));
+            found.path
+        }
     };
     let kernel = read_blob(&kernel_path)?;
     let head = kernel.get(..kernel.len().min(kernel::probe::HEAD)).unwrap_or_default();
     let preflight = kernel::check(head, kernel.len() as u64, arch)?;
     warnings.extend(preflight.findings.iter().map(kernel::check::Finding::warning));
-    let cmdline = match (&plan.cmdline, blob(&["cmdline"])) {
+    // The banner of an arm64 Image stands behind its head.
+    let release = preflight.release.or_else(|| kernel::probe::release(&preflight.format, &kernel));
+    let cmdline = match (&plan.cmdline, blobs.cmdline) {
         (Some(cmdline), _) => cmdline.clone(),
-        (None, Some(path)) => String::from_utf8_lossy(&read_blob(&path)?).trim().to_owned(),
+        (None, Some(path)) => text_blob(&path)?,
         (None, None) => kernel::default_cmdline(arch).to_owned(),
     };
     let own = init::bytes(arch);
-    let init = match plan.init.clone().or_else(|| blob(&["init"])) {
+    let init = match plan.init.clone().or(blobs.init) {
         Some(path) => read_blob(&path)?,
         None => own.ok_or(Error::NoInit(arch))?.to_vec(),
     };
     let foreign = own.is_none_or(|own| own != init);
-    let modules = match blob(&["nsm.ko"]) {
+    let modules = match blobs.module {
         Some(path) => vec![("nsm.ko".to_owned(), read_blob(&path)?)],
         None => Vec::new(),
     };
-    Ok(Boot { kernel, release: preflight.release, cmdline, init, foreign, modules, warnings })
+    Ok(Boot { kernel, release, cmdline, init, foreign, modules, warnings })
+}
+
+/// What is in a folder of AWS's form; every part may be missing, but not all of them.
+#[derive(Default)]
+struct Blobs {
+    kernel: Option<PathBuf>,
+    cmdline: Option<PathBuf>,
+    init: Option<PathBuf>,
+    module: Option<PathBuf>,
+}
+
+impl Blobs {
+    fn open(folder: Option<&Path>) -> Result<Self, Error> {
+        let Some(folder) = folder else { return Ok(Self::default()) };
+        let failed = |why: String| Error::Blob { path: folder.to_owned(), why };
+        std::fs::read_dir(folder).map_err(|error| failed(error.to_string()))?;
+        let named = |name: &str| {
+            let path = folder.join(name);
+            let there =
+                path.try_exists().map_err(|error| Error::Blob { path: path.clone(), why: error.to_string() })?;
+            Ok::<_, Error>(there.then_some(path))
+        };
+        let kernel = match named("bzImage")? {
+            Some(path) => Some(path),
+            None => named("Image")?,
+        };
+        let blobs = Self { kernel, cmdline: named("cmdline")?, init: named("init")?, module: named("nsm.ko")? };
+        if blobs.kernel.is_none() && blobs.cmdline.is_none() && blobs.init.is_none() && blobs.module.is_none() {
+            return Err(failed("none of bzImage, Image, cmdline, init and nsm.ko is there".to_owned()));
+        }
+        Ok(blobs)
+    }
+}
+
+/// A kernel that others cannot be expected to have.
+fn unlocked(kernel: &kernel::Kernel) -> Option<Warning> {
+    let text = format!(
+        "the kernel {} is not the one that kernels.lock records for {}: PCR0 and PCR1 will not be the published ones",
+        hex::encode(kernel.sha256),
+        kernel.lock_id,
+    );
+    (!kernel.locked).then(|| Warning::new("W-kernel-unlocked", text))
+}
+
+/// A text of AWS's blobs, white space trimmed at both ends as nitro-cli does.
+fn text_blob(path: &Path) -> Result<String, Error> {
+    let bytes = read_blob(path)?;
+    let text = std::str::from_utf8(&bytes);
+    text.map(|text| text.trim().to_owned())
+        .map_err(|error| Error::Blob { path: path.to_owned(), why: format!("it is no text in UTF-8: {error}") })
 }
 
 fn read_blob(path: &Path) -> Result<Vec<u8>, Error> {
@@ -266,6 +325,15 @@ fn mount_points(tree: &mut Tree) -> Result<Vec<Warning>, Error> {
         }
     }
     Ok(warnings)
+}
+
+/// Under `--strict`, what has an error's code is one.
+fn strictly(plan: &Plan, warnings: &[Warning]) -> Result<(), Error> {
+    let first = warnings.iter().find(|warning| warning.code.starts_with("E-"));
+    match first.filter(|_| plan.layers.strict) {
+        Some(warning) => Err(Error::Strict(warning.clone())),
+        None => Ok(()),
+    }
 }
 
 /// What an init of AWS's kind does not do.
@@ -354,7 +422,7 @@ fn write<W: Write + Seek>(
     let second = write_application(app, &mut ramdisk, progress).map_err(failed(2))?;
     ramdisk.finish().map_err(failed(2))?;
     let (out, written) = writer.finish()?;
-    Ok((out, written, [first, second.entries]))
+    Ok((out, written, [first, second]))
 }
 
 fn report(

@@ -25,7 +25,10 @@ impl Output {
             Ok(old) if !old.is_file() => return Err(io::Error::other("it is there and is no regular file")),
             // The file that a symlink leads to is replaced, not the symlink.
             Ok(_) => fs::canonicalize(target)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => target.to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_link(target) {
+                Ok(_) => return Err(io::Error::other("it is a symlink that leads nowhere")),
+                Err(_) => target.to_owned(),
+            },
             Err(error) => return Err(error),
         };
         let folder = folder(&target);
@@ -156,5 +159,7 @@ mod tests {
         output.persist().unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read(&file).unwrap(), b"new");
+        fs::remove_file(&file).unwrap();
+        assert!(Output::create(&link).is_err(), "a symlink that leads nowhere is not replaced either");
     }
 }

@@ -7,7 +7,7 @@ use std::error::Error;
 /// Each module has its own `Error` enum that implements this, so that callers match on variants
 /// and the command line prints all of them alike.
 pub trait Refusal: Error {
-    /// The stable code (`E-digest`); tests and scripts rely on it.
+    /// The stable code (`E-digest-mismatch`); tests and scripts rely on it.
     fn code(&self) -> &'static str;
 
     /// What to do about it: one line each, without the `help: `.

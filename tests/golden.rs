@@ -54,6 +54,7 @@ fn with_the_kernel_of_this_machine() {
         let hash = row["built"].as_str().unwrap();
         assert_golden(hash, &golden()["kernels"][hash], &json!({ "PCR0": got["PCR0"], "PCR1": got["PCR1"] }));
     } else {
+        assert!(!row["locked"].is_null(), "kernels.lock has no hash for the newest kernel");
         println!(
             "this machine's kernel {} is not the locked one {}: PCR0 and PCR1 not held",
             row["built"], row["locked"]

@@ -90,7 +90,7 @@ fn an_output_folder_that_is_missing_or_closed() {
     let _ = env.eif(&words("/sys/app.eif")).refused("E-output");
 }
 
-/// A tmpfs of one MiB, in a mount namespace of its own, holds neither the file nor the spooled layer.
+/// A tmpfs of 200 KiB, in a mount namespace of its own, holds neither the file nor the spooled layer.
 #[test]
 fn a_full_disk() {
     let env = world();

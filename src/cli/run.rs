@@ -84,9 +84,10 @@ fn choose(asked: Option<Backend>, device: bool, ui: &Ui) -> Result<(), Failure> 
 #[cfg(target_os = "linux")]
 mod machine {
     use std::fs::File;
-    use std::io::Write;
+    use std::io::{self, Write};
     use std::ops::ControlFlow;
     use std::process::ExitCode;
+    use std::sync::{Arc, OnceLock};
 
     use eif::eif::Eif;
     use eif::launch::parts::Parts;
@@ -113,16 +114,24 @@ mod machine {
             heartbeat: !args.no_heartbeat,
             vsock_prefix: args.vsock,
         };
-        let outcome = machine.start(Box::new(show))?.wait(None)?;
-        verdict(&outcome)
+        let broken = Arc::new(OnceLock::new());
+        let console = Arc::clone(&broken);
+        let outcome = machine.start(Box::new(move |bytes: &[u8]| show(bytes, &console)))?.wait(None)?;
+        match broken.get() {
+            Some(error) => Err(Failure::stdout(error)),
+            None => verdict(&outcome),
+        }
     }
 
-    /// The console, as it comes. Nobody reads it any more: then nobody needs the enclave.
-    fn show(bytes: &[u8]) -> ControlFlow<()> {
-        let mut stdout = std::io::stdout().lock();
+    /// The console, as it comes. When nobody can read it any more, nobody needs the enclave.
+    fn show(bytes: &[u8], broken: &OnceLock<io::Error>) -> ControlFlow<()> {
+        let mut stdout = io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+            Err(error) => {
+                let _ = broken.set(error);
+                ControlFlow::Break(())
+            }
         }
     }
 

@@ -45,7 +45,7 @@ struct File<'a> {
 pub struct Image {
     /// Digest of the manifest, which docker-archives of old do not have.
     pub manifest_digest: Option<Digest>,
-    /// What the image's config says that it runs on.
+    /// The platform that was asked for, and that the image's config runs on.
     pub platform: Platform,
     /// What the image's config says of the process.
     pub config: Config,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::newc::{Header, Writer, file_type};
 use crate::Progress;
 use crate::image::Process;
-use crate::rootfs::{Inode, Kind, Metadata, Spools, Tree};
+use crate::rootfs::{Inode, Kind, Metadata, ROOT, Spools, Tree};
 
 /// What becomes of the image's mtimes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,27 +44,20 @@ pub struct Application<'a> {
     pub mtime: Mtime,
 }
 
-/// What a ramdisk holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
-    /// Its entries, the trailer not counted.
-    pub entries: u64,
-    /// Whether `cmd` and `env` are there: AWS's files, one item a line, cannot carry an item with a newline.
-    pub lines: bool,
-}
-
 /// Writes ramdisk 2: names in byte order, but `process` last of all.
 ///
 /// When the memory of the enclave is too small, the kernel stops unpacking with one line or none, and boots. The init
 /// knows that everything before `process` is there when `process` is.
 ///
+/// Gives the number of its entries, the trailer not counted.
+///
 /// # Errors
 /// What `out` or a spool gives.
-pub fn write_application(app: &Application, out: &mut impl Write, progress: &dyn Progress) -> io::Result<Written> {
+pub fn write_application(app: &Application, out: &mut impl Write, progress: &dyn Progress) -> io::Result<u64> {
     let mut archive = Archive { writer: Writer::new(out), app, inodes: Vec::new(), progress };
     let process = app.process;
-    let lines = !process.argv.iter().chain(&process.env).any(|item| item.contains('\n'));
-    if lines {
+    // AWS's files have one item a line: they cannot carry an item with a newline, and then they are left out.
+    if !process.argv.iter().chain(&process.env).any(|item| item.contains('\n')) {
         archive.own_file(b"cmd", &one_a_line(&process.argv))?;
         archive.own_file(b"env", &one_a_line(&process.env))?;
     }
@@ -73,8 +66,7 @@ pub fn write_application(app: &Application, out: &mut impl Write, progress: &dyn
         archive.own_file(b"xattrs", &attributes)?;
     }
     archive.own_file(b"process", &record(process))?;
-    let (_, entries) = archive.writer.finish()?;
-    Ok(Written { entries, lines })
+    archive.writer.finish().map(|(_, entries)| entries)
 }
 
 struct Archive<'a, W> {
@@ -192,11 +184,14 @@ fn record(process: &Process) -> Vec<u8> {
 /// specification, is the init's (`eif_init::xattrs`).
 fn attributes(tree: &Tree) -> Option<Vec<u8>> {
     let mut records: Vec<(Vec<u8>, &[u8], &[u8])> = Vec::new();
+    let mut take = |path: &[u8], id| {
+        let xattrs = tree.get(id).and_then(|inode| inode.xattrs.as_deref()).into_iter().flatten();
+        records.extend(xattrs.map(|(name, value)| ([b"/", path].concat(), &**name, &**value)));
+    };
+    take(b"", ROOT);
     let mut walk = tree.walk();
     while let Some((path, entry)) = walk.next() {
-        let Some(xattrs) = tree.get(entry.inode).and_then(|inode| inode.xattrs.as_deref()) else { continue };
-        let path = [b"/", path].concat();
-        records.extend(xattrs.iter().map(|(name, value)| (path.clone(), &**name, &**value)));
+        take(path, entry.inode);
     }
     if records.is_empty() {
         return None;

@@ -13,7 +13,7 @@ mod memory;
 pub mod newc;
 mod unpack;
 
-pub use application::{Application, Mtime, Written, write_application};
+pub use application::{Application, Mtime, write_application};
 pub use bootstrap::{Bootstrap, write_bootstrap};
 pub use compress::{Compress, Encoder};
 pub use memory::Need;

@@ -208,7 +208,12 @@ fn unpack(entry: &Entry, deb: &Path, folder: &Path, progress: Tell<'_>) -> Resul
     let mut tar = Command::new("tar");
     tar.args(["--extract", "--xz", "--to-stdout", "--occurrence=1", &format!("./{}", entry.tarball.path)]);
     tar.stdin(data).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut tar = tar.spawn().map_err(|error| failed(format!("tar: {error}")))?;
+    let tar = tar.spawn();
+    if tar.is_err() {
+        let _ = ar.kill();
+        let _ = ar.wait();
+    }
+    let mut tar = tar.map_err(|error| failed(format!("tar: {error}")))?;
     let saved = take_stdout(&mut tar).and_then(|stdout| copy(stdout, &mut temporary, entry.tarball.size));
     let ended = tar.wait_with_output();
     let _ = ar.kill();

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -196,7 +196,7 @@ fn sweep(store: &Store, kernels: &Path) -> Result<(), Error> {
 
 fn clear(folder: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", folder)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("removing", folder)(error)),
         _ => Ok(()),
     }
 }
@@ -299,13 +299,21 @@ impl Site<'_> {
         let errors = log.try_clone().map_err(broken())?;
         command.stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().map_err(Error::io("running", Path::new("make")))?;
-        if let Some(stdout) = child.stdout.take() {
-            for line in BufReader::new(stdout).split(b'\n') {
-                let line = line.map_err(broken())?;
-                log.write_all(&line).and_then(|()| log.write_all(b"\n")).map_err(broken())?;
-                each(&String::from_utf8_lossy(&line));
-            }
+        let mut copy = |line: io::Result<Vec<u8>>| {
+            let line = line?;
+            each(&String::from_utf8_lossy(&line));
+            log.write_all(&line).and_then(|()| log.write_all(b"\n"))
+        };
+        let copied = match child.stdout.take() {
+            Some(stdout) => BufReader::new(stdout).split(b'\n').try_for_each(&mut copy),
+            None => Ok(()),
+        };
+        if copied.is_err() {
+            // A log that cannot be written ends the build: make must not go on below a folder that is removed.
+            let _ = child.kill();
+            let _ = child.wait();
         }
+        copied.map_err(broken())?;
         let status = child.wait().map_err(Error::io("running", Path::new("make")))?;
         if status.success() { Ok(()) } else { Err(self.failed(step)) }
     }

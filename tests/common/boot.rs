@@ -115,7 +115,7 @@ impl Ended {
         self
     }
 
-    /// Asserts that one line of the console has this text.
+    /// Asserts that one line, of the console or of what `eif run` says, has this text.
     pub fn says(self, text: &str) -> Self {
         let found = self.lines.iter().any(|(_, line)| line.contains(text));
         assert!(found, "no {text:?}\n{}", transcript(&self.lines));

@@ -16,7 +16,11 @@ const ANSWER: u64 = 60_000;
 
 /// Sends the byte and waits for it to come back.
 pub fn exchange() -> Result<(), Failure> {
-    let unheard = |errno| Failure::new("heartbeat", errno).because("no listener at CID 3 port 9000");
+    let unheard = |errno| {
+        let refused = matches!(errno, Errno::ECONNRESET | Errno::ECONNREFUSED);
+        let reason = if refused { "no listener at CID 3 port 9000" } else { "no connection to CID 3 port 9000" };
+        Failure::new("heartbeat", errno).because(reason)
+    };
     let parent = sys::connect(PARENT_CID, PORT, CONNECT, ANSWER).map_err(unheard)?;
     sys::send(&parent, &[BEAT]).at("heartbeat")?;
     let mut answer = [0];

@@ -2,12 +2,13 @@
 
 use super::{Fd, Result, call, int, ioctl};
 use crate::arch::nr;
+use crate::errno::Errno;
 
 const AF_UNIX: usize = 1;
 const AF_VSOCK: usize = 40;
 const CLOEXEC: usize = 0o2_000_000;
 
-/// A vsock stream, connected within `milliseconds`; reads wait at most `answer` milliseconds.
+/// A vsock stream, connected within `milliseconds`; reads and writes wait at most `answer` milliseconds.
 ///
 /// # Errors
 /// The kernel's: `ETIMEDOUT` without an answer, `ECONNRESET` if nobody listens, `ENODEV` without a device,
@@ -16,11 +17,13 @@ pub fn connect(cid: u32, port: u32, milliseconds: u64, answer: u64) -> Result<Fd
     const STREAM: usize = 1;
     const SOCKET: usize = 1;
     const RECEIVE_TIMEOUT: usize = 20;
+    const SEND_TIMEOUT: usize = 21;
     const CONNECT_TIMEOUT: usize = 6;
     // SAFETY: numbers only.
     let fd = unsafe { call(nr::SOCKET, [AF_VSOCK, STREAM | CLOEXEC, 0]) }.map(Fd::new)?;
     set_time(&fd, AF_VSOCK, CONNECT_TIMEOUT, milliseconds)?;
     set_time(&fd, SOCKET, RECEIVE_TIMEOUT, answer)?;
+    set_time(&fd, SOCKET, SEND_TIMEOUT, answer)?;
     // struct sockaddr_vm: family u16, zero u16, port u32, cid u32, flags and zeros to 16 bytes.
     let address = [AF_VSOCK as u32, port, cid, 0];
     // SAFETY: an address of 16 bytes.
@@ -37,14 +40,17 @@ fn set_time(fd: &Fd, level: usize, option: usize, milliseconds: u64) -> Result<(
 /// Sends all of it; a closed peer is an error, never a signal.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's, but for `EINTR`, which is tried again; `EAGAIN` when the peer takes nothing for too long.
 pub fn send(fd: &Fd, mut bytes: &[u8]) -> Result<()> {
     const NO_SIGNAL: usize = 0x4000;
     while !bytes.is_empty() {
         let args = [int(fd.raw()), bytes.as_ptr() as usize, bytes.len(), NO_SIGNAL, 0, 0];
         // SAFETY: the bytes are readable for their length; there is no address.
-        let sent = unsafe { call(nr::SENDTO, args)? };
-        bytes = bytes.get(sent..).unwrap_or_default();
+        match unsafe { call(nr::SENDTO, args) } {
+            Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            Err(other) => return Err(other),
+        }
     }
     Ok(())
 }

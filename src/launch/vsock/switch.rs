@@ -325,10 +325,21 @@ impl Slot {
     }
 }
 
+/// Listens at `path`. A socket that nobody listens to any more was left by a launcher that was killed: it gives way.
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    let listener = UnixListener::bind(path)?;
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse && is_abandoned(path) => {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        other => other?,
+    };
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 /// Edge-triggered: a socket that cannot be served now is named again only when something changes.
