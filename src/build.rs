@@ -199,7 +199,7 @@ struct Boot {
 }
 
 fn assemble<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress) -> Result<(W, Report), Error> {
-    let image = Image::open(&plan.reference, &plan.platform, &plan.layers.scratch)?;
+    let image = Image::open_within(&plan.reference, &plan.platform, &plan.layers.scratch, plan.layers.limits.unpacked)?;
     let boot = boot(plan)?;
     let Loaded { mut tree, spools, mut warnings } = rootfs::load(&image, &plan.layers, progress)?;
     warnings.extend(boot.warnings.iter().cloned());

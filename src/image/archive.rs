@@ -14,10 +14,14 @@ use serde::Deserialize;
 
 use super::config::Parsed;
 use super::manifest::{self, json, named, words};
-use super::{Digest, Error, File, Files, Image, JSON_LIMIT, Layer, Platform, Selector, Verified};
+use super::{Compression, Digest, Error, File, Files, Image, JSON_LIMIT, Layer, Platform, Selector, Verified};
 
 /// Members of an archive; one image has a few per layer.
 const MEMBER_LIMIT: usize = 100_000;
+/// Headers and long names of all members, in bytes.
+const INDEX_LIMIT: u64 = 128 << 20;
+/// Bytes that are spooled at a time.
+const CHUNK: usize = 256 << 10;
 /// Links to links inside an archive.
 const LINK_DEPTH: usize = 8;
 
@@ -36,22 +40,22 @@ pub(super) struct Archive {
 
 impl Archive {
     /// Opens and indexes a tar, plain or in gzip or zstd; `-` is stdin. What cannot be sought in is spooled to
-    /// `scratch`.
-    pub(super) fn open(path: &Path, scratch: &Path) -> Result<Self, Error> {
+    /// `scratch`, at most `limit` bytes of it.
+    pub(super) fn open(path: &Path, scratch: &Path, limit: u64) -> Result<Self, Error> {
         let label = if path.as_os_str() == "-" { "stdin".to_owned() } else { path.display().to_string() };
         let io = |source| Error::Io { what: label.clone(), source };
-        let mut file = if path.as_os_str() == "-" {
-            spool(&mut io::stdin().lock(), scratch).map_err(io)?
-        } else {
-            regular(path, scratch).map_err(io)?
-        };
-        let mut magic = [0; 4];
+        let spool = Spool { scratch, limit, label: &label };
+        let mut file =
+            if path.as_os_str() == "-" { spool.fill(&mut io::stdin().lock())? } else { spool.regular(path)? };
+        let mut magic = [0; 6];
         let count = file.read_at(&mut magic, 0).map_err(io)?;
-        let magic = magic.get(..count).unwrap_or_default();
-        if magic.starts_with(&[0x1f, 0x8b]) {
-            file = spool(&mut flate2::bufread::MultiGzDecoder::new(BufReader::new(file)), scratch).map_err(io)?;
-        } else if magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            file = zstd::Decoder::new(file).and_then(|mut decoder| spool(&mut decoder, scratch)).map_err(io)?;
+        match Compression::of(magic.get(..count).unwrap_or_default()) {
+            Ok(Compression::None) => {}
+            Ok(packed) => file = spool.fill(&mut *packed.plain(BufReader::new(file)).map_err(io)?)?,
+            Err(name) => {
+                let why = format!("it is compressed with {name}; decompress it first");
+                return Err(Error::NotAnImage { what: label, why });
+            }
         }
         file.rewind().map_err(io)?;
         let members = index(&file, &label)?;
@@ -63,23 +67,67 @@ impl Archive {
     }
 }
 
-/// A file that can be read by offset: the file itself, or the spooled bytes of a pipe.
-fn regular(path: &Path, scratch: &Path) -> io::Result<fs::File> {
-    let mut file = fs::File::open(path)?;
-    let metadata = file.metadata()?;
-    if metadata.is_dir() {
-        return Err(io::Error::other("a directory, not an archive"));
-    }
-    if metadata.is_file() { Ok(file) } else { spool(&mut file, scratch) }
+/// Where streams go that cannot be read by offset.
+struct Spool<'a> {
+    scratch: &'a Path,
+    limit: u64,
+    label: &'a str,
 }
 
-/// Copies a stream to an unnamed temporary file.
-fn spool(reader: &mut dyn Read, scratch: &Path) -> io::Result<fs::File> {
-    let mut file = tempfile::tempfile_in(scratch)?;
-    io::copy(reader, &mut file)?;
-    file.flush()?;
-    file.rewind()?;
-    Ok(file)
+impl Spool<'_> {
+    /// A file that can be read by offset: the file itself, or the spooled bytes of a pipe.
+    fn regular(&self, path: &Path) -> Result<fs::File, Error> {
+        let io = |source| Error::Io { what: self.label.to_owned(), source };
+        let mut file = fs::File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if metadata.is_dir() {
+            return Err(io(io::Error::other("a directory, not an archive")));
+        }
+        if metadata.is_file() { Ok(file) } else { self.fill(&mut file) }
+    }
+
+    /// Copies a stream to an unnamed temporary file.
+    fn fill(&self, reader: &mut dyn Read) -> Result<fs::File, Error> {
+        let spool = |source| Error::Io { what: format!("temporary file in `{}`", self.scratch.display()), source };
+        let mut file = tempfile::tempfile_in(self.scratch).map_err(spool)?;
+        let mut buffer = vec![0; CHUNK];
+        let mut left = self.limit;
+        loop {
+            let count = match reader.read(&mut buffer) {
+                Ok(0) => return file.rewind().map_err(spool).map(|()| file),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    let why = format!("the archive cannot be read to its end: {error}");
+                    return Err(Error::NotAnImage { what: self.label.to_owned(), why });
+                }
+            };
+            let too_large = || Error::TooLarge { what: self.label.to_owned(), limit: self.limit };
+            left = left.checked_sub(count as u64).ok_or_else(too_large)?;
+            file.write_all(buffer.get(..count).unwrap_or_default()).map_err(spool)?;
+        }
+    }
+}
+
+/// Lets the index of an archive be read, headers and long names: a name without an end would be held in memory.
+struct Frugal<'a> {
+    file: &'a fs::File,
+    left: u64,
+}
+
+impl Read for Frugal<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        let left = self.left.checked_sub(count as u64);
+        self.left = left.ok_or_else(|| io::Error::other(format!("its headers have more than {INDEX_LIMIT} bytes")))?;
+        Ok(count)
+    }
+}
+
+impl Seek for Frugal<'_> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
 }
 
 fn index(file: &fs::File, label: &str) -> Result<BTreeMap<String, Member>, Error> {
@@ -88,7 +136,7 @@ fn index(file: &fs::File, label: &str) -> Result<BTreeMap<String, Member>, Error
         why: format!("it cannot be read as a tar: {source}"),
     };
     let mut members = BTreeMap::new();
-    let mut archive = tar::Archive::new(file);
+    let mut archive = tar::Archive::new(Frugal { file, left: INDEX_LIMIT });
     for entry in archive.entries_with_seek().map_err(bad)? {
         let entry = entry.map_err(bad)?;
         let name = clean(&entry.path_bytes());
@@ -151,7 +199,8 @@ impl Files for Archive {
     }
 }
 
-/// Reads a range of a file by offset, so that several threads can share the file.
+/// Reads a range of a file by offset, so that several threads can share the file. Where the archive is cut off it
+/// ends early, and whoever checks the size says so.
 struct Range<'a> {
     file: &'a fs::File,
     at: u64,
@@ -162,9 +211,6 @@ impl Read for Range<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.file.read_at(buffer.get_mut(..most).unwrap_or_default(), self.at)?;
-        if count == 0 && most > 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive is cut off"));
-        }
         self.at = self.at.saturating_add(count as u64);
         self.left = self.left.saturating_sub(count as u64);
         Ok(count)

@@ -132,6 +132,14 @@ pub enum Error {
         /// From the manifest, in bytes.
         want: u64,
     },
+    /// An archive from a pipe, or a compressed one, that is larger than the limit.
+    #[error("{what}: the image unpacks to more than {limit} bytes")]
+    TooLarge {
+        /// The archive.
+        what: String,
+        /// The limit, in bytes.
+        limit: u64,
+    },
     /// Manifest and config disagree on the number of layers.
     #[error("the manifest has {manifest} layers, the config has {config} diff_ids")]
     LayerCount {
@@ -159,6 +167,7 @@ impl Refusal for Error {
             Error::ForeignLayer { .. } => "E-foreign-layer",
             Error::DigestMismatch { .. } => "E-digest-mismatch",
             Error::SizeMismatch { .. } | Error::TooLong { .. } => "E-size-mismatch",
+            Error::TooLarge { .. } => "E-too-large",
             Error::LayerCount { .. } => "E-layer-count-mismatch",
         }
     }
@@ -180,6 +189,7 @@ impl Refusal for Error {
             Error::DigestMismatch { .. } => "the bytes were damaged or changed; copy the image again",
             Error::SizeMismatch { .. } => "the transfer was cut; copy the image again",
             Error::TooLong { .. } => "the bytes were damaged or changed; copy the image again",
+            Error::TooLarge { .. } => "if the image is to be trusted, raise --max-unpacked",
             Error::LayerCount { .. } => "the image is damaged or was made by a broken tool; fetch it again",
         };
         vec![line.to_owned()]

@@ -28,15 +28,16 @@ impl Files for Directory {
     fn open(&self, name: &str) -> Result<Option<File<'_>>, Error> {
         let path = self.root.join(name);
         let io = |source| Error::Io { what: path.display().to_string(), source };
-        let file = match fs::File::open(&path) {
-            Ok(file) => file,
+        // Asked before it is opened: opening a pipe would wait for its writer.
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io(error)),
         };
-        let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() {
             return Err(io(io::Error::other("not a regular file")));
         }
+        let file = fs::File::open(&path).map_err(io)?;
         Ok(Some(File { bytes: Box::new(file), size: metadata.len() }))
     }
 }

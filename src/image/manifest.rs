@@ -1,12 +1,13 @@
 //! From the index of an OCI layout to one image: selection by name and platform, and every check that needs no layer.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::de::DeserializeOwned;
 
 use super::config::Parsed;
-use super::{Digest, Error, Files, Image, JSON_LIMIT, Layer, Platform, Selector, Verified};
+use super::{Compression, Digest, Error, Files, Image, JSON_LIMIT, Layer, Platform, Selector, Verified};
 
 /// Indexes inside indexes are followed this deep.
 const INDEX_DEPTH: usize = 4;
@@ -15,30 +16,11 @@ const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// With `+json`, or `+prettyjws` when it is signed.
+const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// BuildKit marks its attestation manifests so, and gives them the platform `unknown/unknown`.
 const ATTESTATION: &str = "vnd.docker.reference.type";
-
-/// How a layer's tar is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// gzip, any number of members (RFC 1952).
-    Gzip,
-    /// Zstandard, any number of frames (RFC 8878).
-    Zstd,
-}
-
-impl std::fmt::Display for Compression {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Compression::None => "plain tar",
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-        })
-    }
-}
 
 /// Opens the image that `selector` and `platform` pick out of the OCI layout in `files`.
 pub(super) fn open(files: Box<dyn Files>, selector: &Selector, platform: &Platform) -> Result<Image, Error> {
@@ -59,10 +41,7 @@ fn select(entries: &[Descriptor], selector: &Selector) -> Result<Vec<Descriptor>
     let keep = |test: &dyn Fn(&Descriptor) -> bool| entries.iter().filter(|e| test(e)).cloned().collect::<Vec<_>>();
     let (picked, wanted) = match selector {
         Selector::Only => {
-            let mut distinct: Vec<Option<&str>> =
-                entries.iter().filter(|entry| !is_attestation(entry)).map(ref_name).collect();
-            distinct.sort_unstable();
-            distinct.dedup();
+            let distinct: BTreeSet<_> = entries.iter().filter(|entry| !is_attestation(entry)).map(identity).collect();
             if distinct.len() > 1 {
                 return Err(Error::Ambiguous { what: what(), count: distinct.len(), names: names() });
             }
@@ -84,6 +63,12 @@ fn ref_name(entry: &Descriptor) -> Option<&str> {
     entry.annotations().as_ref()?.get(REF_NAME).map(String::as_str)
 }
 
+/// What makes two entries of `index.json` two images and not two platforms of one. Tools that save several images may
+/// give all of them the same tag, or none; then they have no platform either.
+fn identity(entry: &Descriptor) -> (Option<&str>, Option<&str>) {
+    (ref_name(entry), entry.platform().is_none().then(|| entry.digest().as_ref()))
+}
+
 fn is_attestation(entry: &Descriptor) -> bool {
     let annotated = entry.annotations().as_ref().is_some_and(|annotations| annotations.contains_key(ATTESTATION));
     annotated || entry.platform().as_ref().is_some_and(|platform| platform.os().to_string() == "unknown")
@@ -96,6 +81,15 @@ struct Chosen {
     config: Parsed,
 }
 
+/// What a search has seen in vain.
+#[derive(Default)]
+struct Passed {
+    /// For the message.
+    platforms: BTreeSet<String>,
+    /// Read once at each depth: indexes that name each other a thousand times over would be read for ever.
+    documents: BTreeSet<(usize, Digest)>,
+}
+
 /// Walks indexes down to the manifest of one platform.
 struct Resolver<'a> {
     files: &'a dyn Files,
@@ -104,40 +98,37 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn resolve(&self, entries: &[Descriptor]) -> Result<Chosen, Error> {
-        let mut available = Vec::new();
-        if let Some(chosen) = self.search(entries, 0, &mut available)? {
+        let mut passed = Passed::default();
+        if let Some(chosen) = self.search(entries, 0, &mut passed)? {
             return Ok(chosen);
         }
-        available.sort();
-        available.dedup();
+        let available: Vec<String> = passed.platforms.into_iter().collect();
         let available = if available.is_empty() { "nothing".to_owned() } else { available.join(", ") };
         Err(Error::NoPlatform { what: "index.json".to_owned(), wanted: self.platform.to_string(), available })
     }
 
     /// The first manifest for the platform, depth first, as containers/image chooses.
-    fn search(
-        &self,
-        entries: &[Descriptor],
-        depth: usize,
-        available: &mut Vec<String>,
-    ) -> Result<Option<Chosen>, Error> {
+    fn search(&self, entries: &[Descriptor], depth: usize, passed: &mut Passed) -> Result<Option<Chosen>, Error> {
         for entry in entries.iter().filter(|entry| !is_attestation(entry)) {
             if let Some(platform) = entry.platform() {
                 let (os, arch) = (platform.os().to_string(), platform.architecture().to_string());
                 if !self.platform.matches(&os, &arch, platform.variant().as_deref()) {
-                    available.push(words(&os, &arch, platform.variant().as_deref()));
+                    passed.platforms.insert(words(&os, &arch, platform.variant().as_deref()));
                     continue;
                 }
             }
-            if let Some(chosen) = self.enter(entry, depth, available)? {
+            if let Some(chosen) = self.enter(entry, depth, passed)? {
                 return Ok(Some(chosen));
             }
         }
         Ok(None)
     }
 
-    fn enter(&self, entry: &Descriptor, depth: usize, available: &mut Vec<String>) -> Result<Option<Chosen>, Error> {
+    fn enter(&self, entry: &Descriptor, depth: usize, passed: &mut Passed) -> Result<Option<Chosen>, Error> {
         let digest: Digest = entry.digest().as_ref().parse()?;
+        if !passed.documents.insert((depth, digest)) {
+            return Ok(None);
+        }
         let what = format!("manifest {}", digest.short());
         match entry.media_type().as_ref() {
             OCI_INDEX | DOCKER_INDEX => {
@@ -147,24 +138,18 @@ impl Resolver<'_> {
                 }
                 let bytes = blob(self.files, &digest, entry.size(), &what)?;
                 let index: ImageIndex = json(&bytes, &what)?;
-                self.search(index.manifests(), depth.saturating_add(1), available)
+                self.search(index.manifests(), depth.saturating_add(1), passed)
             }
             OCI_MANIFEST | DOCKER_MANIFEST => {
                 let bytes = blob(self.files, &digest, entry.size(), &what)?;
-                self.manifest(digest, &bytes, &what, available)
+                self.manifest(digest, &bytes, &what, passed)
             }
-            other if other.contains("manifest.v1") => Err(Error::Schema1 { what }),
+            other if other.starts_with(DOCKER_SCHEMA_1) => Err(Error::Schema1 { what }),
             other => Err(media_type(what, other)),
         }
     }
 
-    fn manifest(
-        &self,
-        digest: Digest,
-        bytes: &[u8],
-        what: &str,
-        available: &mut Vec<String>,
-    ) -> Result<Option<Chosen>, Error> {
+    fn manifest(&self, digest: Digest, bytes: &[u8], what: &str, passed: &mut Passed) -> Result<Option<Chosen>, Error> {
         refuse_artifact(bytes, what)?;
         let manifest: ImageManifest = json(bytes, what)?;
         let descriptor = manifest.config();
@@ -173,7 +158,7 @@ impl Resolver<'_> {
         let config = blob(self.files, &config_digest, descriptor.size(), &config_what)?;
         let config = Parsed::from_json(&config, &config_what)?;
         if !config.runs_on(self.platform) {
-            available.push(words(&config.os, &config.architecture, config.variant.as_deref()));
+            passed.platforms.insert(words(&config.os, &config.architecture, config.variant.as_deref()));
             return Ok(None);
         }
         Ok(Some(Chosen { digest, manifest, config }))

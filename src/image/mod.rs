@@ -3,6 +3,7 @@
 //! A transport gives named files ([`Files`]); all that is common (manifests, platforms, digests) is done once above it.
 
 mod archive;
+mod compression;
 mod config;
 mod digest;
 mod error;
@@ -14,10 +15,10 @@ mod reference;
 use std::io::Read;
 use std::path::Path;
 
+pub use compression::Compression;
 pub use config::{Config, Process};
 pub use digest::{Digest, Verified};
 pub use error::Error;
-pub use manifest::Compression;
 pub use platform::Platform;
 pub use reference::{Reference, Selector};
 
@@ -26,6 +27,9 @@ use layout::Directory;
 
 /// A manifest, an index or a config may be this large, in bytes (containers/image and Docker stop at the same size).
 const JSON_LIMIT: u64 = 4 << 20;
+
+/// An archive that is not a file, or is compressed, may have this many plain bytes: as many as an image by default.
+const ARCHIVE_LIMIT: u64 = 16 << 30;
 
 /// Read-only named files: the directory of an OCI layout, or the inside of an archive.
 ///
@@ -81,13 +85,21 @@ impl Image {
     /// # Errors
     /// Every refusal of [`Error`] that needs no layer to be read.
     pub fn open(reference: &Reference, platform: &Platform, scratch: &Path) -> Result<Self, Error> {
+        Self::open_within(reference, platform, scratch, ARCHIVE_LIMIT)
+    }
+
+    /// As [`Image::open`], with a limit on the bytes of a temporary file.
+    ///
+    /// # Errors
+    /// Also [`Error::TooLarge`].
+    pub fn open_within(reference: &Reference, platform: &Platform, scratch: &Path, limit: u64) -> Result<Self, Error> {
         match reference {
             Reference::Oci { path, selector } => manifest::open(Box::new(Directory::open(path)?), selector, platform),
             Reference::OciArchive { path, selector } => {
-                manifest::open(Box::new(Archive::open(path, scratch)?), selector, platform)
+                manifest::open(Box::new(Archive::open(path, scratch, limit)?), selector, platform)
             }
             Reference::DockerArchive { path, name } => {
-                archive::open_docker(Archive::open(path, scratch)?, name.as_deref(), platform)
+                archive::open_docker(Archive::open(path, scratch, limit)?, name.as_deref(), platform)
             }
         }
     }
