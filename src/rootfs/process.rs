@@ -3,6 +3,7 @@
 //! User and group follow moby's `user.GetExecUser`, HOME runc's rule. Everything is settled here, so that the record
 //! in the image is the whole truth and the init has nothing to decide.
 
+use std::collections::{BTreeMap, btree_map};
 use std::io::Read;
 
 use super::error::Error;
@@ -87,10 +88,19 @@ fn environment(
     warnings: &mut Vec<Warning>,
 ) -> Result<Vec<String>, Error> {
     let mut env: Vec<String> = Vec::new();
+    let mut places = BTreeMap::new();
     for item in config.env.iter().chain(&overrides.env) {
         no_nul(item, || format!("environment variable `{}`", item.split('=').next().unwrap_or_default()))?;
         match item.split_once('=') {
-            Some((name, _)) if !name.is_empty() => set(&mut env, name, item.clone()),
+            Some((name, _)) if !name.is_empty() => match places.entry(name) {
+                btree_map::Entry::Vacant(place) => {
+                    place.insert(env.len());
+                    env.push(item.clone());
+                }
+                btree_map::Entry::Occupied(place) => {
+                    env.get_mut(*place.get()).into_iter().for_each(|old| old.clone_from(item))
+                }
+            },
             _ => {
                 let text = format!("the environment entry `{item}` has no name or no `=` and is left out");
                 warnings.push(Warning::new("W-env", text));
@@ -98,22 +108,11 @@ fn environment(
         }
     }
     for (name, value) in [("PATH", DEFAULT_PATH), ("HOME", home), ("HOSTNAME", HOSTNAME), ("TERM", TERM)] {
-        if !env.iter().any(|item| name_of(item) == name) {
+        if !places.contains_key(name) {
             env.push(format!("{name}={value}"));
         }
     }
     Ok(env)
-}
-
-fn set(env: &mut Vec<String>, name: &str, item: String) {
-    match env.iter_mut().find(|old| name_of(old) == name) {
-        Some(old) => *old = item,
-        None => env.push(item),
-    }
-}
-
-fn name_of(item: &str) -> &str {
-    item.split('=').next().unwrap_or_default()
 }
 
 /// A clean absolute path to a directory that exists.
@@ -269,8 +268,10 @@ fn group_id(group: &str, database: &Database) -> Result<u64, Error> {
 }
 
 fn number(text: &str) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().unwrap_or(u64::MAX))
+    // Docker reads a sign too, and refuses the number for its range.
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let numeric = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    numeric.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 fn id(value: u64) -> Result<u32, Error> {
