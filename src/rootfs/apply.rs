@@ -12,6 +12,11 @@ use super::tree::{Directory, Entry, InodeId, Kind, Metadata, ROOT, Tree};
 /// Symlinks on the way to one name (the kernel's MAXSYMLINKS).
 const SYMLINKS: usize = 40;
 
+/// A forward hard link may lead to another, this often.
+const LINK_CHAIN: usize = 40;
+/// Warnings of one kind that a layer gives: a layer may have a million of them.
+const TOLD: usize = 8;
+
 /// Something that is not refused, at an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Note {
@@ -28,6 +33,15 @@ pub(super) enum NoteKind {
     DirectoryOverSymlink,
 }
 
+impl NoteKind {
+    fn is_like(&self, other: &NoteKind) -> bool {
+        match (self, other) {
+            (NoteKind::Strict(one), NoteKind::Strict(two)) => one.code() == two.code(),
+            (one, two) => one == two,
+        }
+    }
+}
+
 /// Where a walk to a parent directory goes.
 enum Missing {
     Create,
@@ -37,16 +51,20 @@ enum Missing {
 pub(super) struct Apply<'a> {
     tree: &'a mut Tree,
     layer: u32,
+    /// Inodes that the tree may have.
+    limit: u64,
     notes: Vec<Note>,
     /// The symlink that the last walk to a parent went through first.
     through: Option<Path>,
+    /// Those that were told: a layer may put thousands of files below one.
+    told: BTreeSet<Path>,
 }
 
 type Refused = (Path, EntryFault);
 
-/// Applies a layer. A refusal names the entry.
-pub(super) fn apply(tree: &mut Tree, layer: u32, changes: Vec<Change>) -> Result<Vec<Note>, Refused> {
-    let mut apply = Apply { tree, layer, notes: Vec::new(), through: None };
+/// Applies a layer to a tree that may get `limit` inodes. A refusal names the entry.
+pub(super) fn apply(tree: &mut Tree, layer: u32, changes: Vec<Change>, limit: u64) -> Result<Vec<Note>, Refused> {
+    let mut apply = Apply { tree, layer, limit, notes: Vec::new(), through: None, told: BTreeSet::new() };
     apply.hide(&changes)?;
     let mut waiting = Vec::new();
     for change in changes {
@@ -186,7 +204,7 @@ impl Apply<'_> {
 
     /// Links to names that come later in the layer, until none is left or none can be made.
     fn link_forward(&mut self, mut waiting: Vec<(Path, Path)>) -> Result<(), Refused> {
-        loop {
+        for turn in 0.. {
             let before = waiting.len();
             let mut still = Vec::new();
             for (path, target) in waiting {
@@ -194,7 +212,7 @@ impl Apply<'_> {
                     still.push((path, target));
                 }
             }
-            if still.len() == before {
+            if still.len() == before || turn == LINK_CHAIN {
                 return match still.into_iter().next() {
                     None => Ok(()),
                     Some((path, target)) => {
@@ -205,6 +223,7 @@ impl Apply<'_> {
             }
             waiting = still;
         }
+        Ok(())
     }
 
     /// Whether an entry of this layer already has the name: it came after the link, so it counts.
@@ -226,21 +245,26 @@ impl Apply<'_> {
     fn directory_for(&mut self, entry: &Path, parent: &[u8]) -> Result<InodeId, EntryFault> {
         let place = self.parent(parent, &Missing::Create)?;
         self.note_symlink(entry);
+        // One entry may make thousands of directories on its way.
+        if self.tree.table_len() as u64 > self.limit {
+            return Err(EntryFault::TooManyInodes(self.limit));
+        }
         place.ok_or_else(|| EntryFault::ParentNotDirectory(parent.to_vec()))
     }
 
     fn note_symlink(&mut self, entry: &Path) {
-        if let Some(link) = self.through.take() {
-            let fault = NoteKind::Strict(EntryFault::SymlinkParent(link.into()));
-            // One line a symlink is enough: a layer may put thousands of files below one.
-            if !self.notes.iter().any(|note| note.fault == fault) {
-                self.note(entry, fault);
-            }
+        if let Some(link) = self.through.take()
+            && self.told.insert(link.clone())
+        {
+            self.note(entry, NoteKind::Strict(EntryFault::SymlinkParent(link.into())));
         }
     }
 
     fn note(&mut self, entry: &Path, fault: NoteKind) {
-        self.notes.push(Note { entry: entry.clone(), fault });
+        let alike = self.notes.iter().filter(|note| note.fault.is_like(&fault)).count();
+        if alike < TOLD {
+            self.notes.push(Note { entry: entry.clone(), fault });
+        }
     }
 
     fn parent(&mut self, path: &[u8], missing: &Missing) -> Result<Option<InodeId>, EntryFault> {

@@ -99,8 +99,8 @@ impl<R: BufRead> Entries<R> {
             match header.as_bytes().get(156).copied().unwrap_or_default() {
                 b'x' => prelude.pax = self.pax(size()?, at)?,
                 b'g' => check_global(&self.pax(size()?, at)?)?,
-                b'L' => prelude.long_name = Some(self.long(size()?, at)?),
-                b'K' => prelude.long_link = Some(self.long(size()?, at)?),
+                b'L' => prelude.long_name = Some(self.long(size()?, at)?).filter(|name| !name.is_empty()),
+                b'K' => prelude.long_link = Some(self.long(size()?, at)?).filter(|link| !link.is_empty()),
                 flag => return self.file(&header, flag, prelude, at).map(Some),
             }
         }
@@ -291,9 +291,8 @@ impl Fields {
         if fields.name.contains(&0) || fields.link.contains(&0) {
             return Err(bad(at, "a NUL byte in a name").into());
         }
-        xattrs.sort();
-        xattrs.dedup_by(|later, earlier| later.0 == earlier.0);
-        fields.xattrs = (!xattrs.is_empty()).then(|| Box::new(xattrs.into_boxed_slice()));
+        check_xattrs(&xattrs).map_err(|fault| Fault::Entry(fields.name.clone(), fault))?;
+        fields.xattrs = sorted(xattrs);
         Ok(fields)
     }
 
@@ -306,10 +305,7 @@ impl Fields {
         at: u64,
     ) -> Result<(), Fault> {
         let wrong = || bad(at, &format!("the PAX record `{}` cannot be read", crate::escaped(key)));
-        let id = |value: &[u8]| match pax::number(value) {
-            Some(id) => Ok(i128::from(id)),
-            None => Err(wrong()),
-        };
+        let id = |value: &[u8]| pax::integer(value).ok_or_else(wrong);
         match key {
             b"path" => self.name = value,
             b"linkpath" => self.link = value,
@@ -328,6 +324,27 @@ impl Fields {
         }
         Ok(())
     }
+}
+
+/// What setxattr(2) takes: a name of 1 to 255 bytes, a value of at most 64 KiB. A NUL would end the name early.
+fn check_xattrs(xattrs: &[Xattr]) -> Result<(), EntryFault> {
+    for (name, value) in xattrs {
+        if name.is_empty() || name.len() > 255 || name.contains(&0) {
+            return Err(EntryFault::Xattr("has a name that Linux does not take"));
+        }
+        if value.len() > 1 << 16 {
+            return Err(EntryFault::Xattr("has more than 65536 bytes"));
+        }
+    }
+    Ok(())
+}
+
+/// In byte order of names; of several records of one name the last counts.
+fn sorted(mut xattrs: Vec<Xattr>) -> Option<Box<Xattrs>> {
+    xattrs.reverse();
+    xattrs.sort_by(|a, b| a.0.cmp(&b.0));
+    xattrs.dedup_by(|later, earlier| later.0 == earlier.0);
+    (!xattrs.is_empty()).then(|| Box::new(xattrs.into_boxed_slice()))
 }
 
 /// libarchive writes `%XX` for what is not printable in an attribute's name.
@@ -397,6 +414,11 @@ fn decode(field: &[u8]) -> Option<i128> {
         value = value.checked_mul(8)?.checked_add(i128::from(digit))?;
     }
     Some(value)
+}
+
+/// Whether a stream's first bytes are a tar header and nothing else.
+pub(super) fn is_header(head: &[u8]) -> bool {
+    head.try_into().is_ok_and(checksum_holds)
 }
 
 /// The sum of the header's bytes with the field itself blank; old tars summed signed bytes.

@@ -12,7 +12,7 @@ pub enum Error {
     #[error(transparent)]
     Image(#[from] image::Error),
     /// One entry of a layer.
-    #[error("{layer}: entry \"{}\": {fault}", escaped(.entry))]
+    #[error("{layer}: entry \"{}\": {fault}", shown(.entry))]
     Entry {
         /// `layer 2/5 (sha256:…)`.
         layer: String,
@@ -106,7 +106,7 @@ pub enum EntryFault {
     #[error("the layer holds this name twice; the later one counts")]
     Duplicate,
     /// The target of a hard link.
-    #[error("hard link target \"{}\" {why}", escaped(.target))]
+    #[error("hard link target \"{}\" {why}", shown(.target))]
     HardLinkTarget {
         /// As the entry names it.
         target: Vec<u8>,
@@ -137,6 +137,12 @@ pub enum EntryFault {
     /// Something that no file system of an enclave can hold.
     #[error("{0}")]
     Unsupported(String),
+    /// An attribute that Linux could not set.
+    #[error("an extended attribute {0}")]
+    Xattr(&'static str),
+    /// More inodes than the limit, those of directories without an entry included.
+    #[error("the image unpacks to more than {0} entries")]
+    TooManyInodes(u64),
     /// More components than the limit.
     #[error("the path is {0} directories deep, the limit is {1}")]
     TooDeep(usize, usize),
@@ -183,6 +189,15 @@ pub enum StreamFault {
     /// The operating system refused.
     #[error("reading it: {0}")]
     Io(io::Error),
+}
+
+/// A name as messages show it: the beginning of one that is too long to be read.
+fn shown(name: &[u8]) -> String {
+    const MOST: usize = 300;
+    match name.get(..MOST) {
+        Some(head) if name.len() > MOST => format!("{}… ({} bytes)", escaped(head), name.len()),
+        _ => escaped(name),
+    }
 }
 
 impl Refusal for Error {
@@ -240,6 +255,8 @@ impl EntryFault {
             EntryFault::DeviceRange(..) => "E-device-range",
             EntryFault::IdRange(_) => "E-uid-range",
             EntryFault::Unsupported(_) => "E-unsupported-entry",
+            EntryFault::Xattr(_) => "E-xattr",
+            EntryFault::TooManyInodes(_) => "E-too-large",
             EntryFault::TooDeep(..) => "E-too-deep",
         }
     }
@@ -254,6 +271,7 @@ impl EntryFault {
                 "shorten it in the image: the kernel would drop it without a word"
             }
             EntryFault::FileTooLarge(_) => "split the file, or load it into the enclave at run time",
+            EntryFault::TooManyInodes(_) => "if the image is to be trusted, raise --max-entries",
             EntryFault::TooDeep(..) => "flatten the directories in the image",
             EntryFault::Unsupported(_) => "rebuild the layer without it",
             _ => "rebuild the image: no enclave could hold this entry as it is",

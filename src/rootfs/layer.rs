@@ -1,9 +1,12 @@
 //! From a tar's entries to changes of a tree. Knows names and whiteouts, knows no tree.
 
 use std::io::BufRead;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::entries::{Body, Entries, Fault, TarEntry};
 use super::error::EntryFault;
+use super::lint::{check_path, check_target};
+use super::load::Limits;
 use super::tree::{Content, Kind, Metadata, Xattrs};
 
 /// A path from the root, without empty, `.` and `..` components.
@@ -31,12 +34,30 @@ pub(super) struct Node {
     pub(super) xattrs: Option<Box<Xattrs>>,
 }
 
-/// What a layer may hold.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) entries: u64,
-    pub(super) bytes: u64,
-    pub(super) depth: usize,
+/// What is left of the limits. All layers draw on it, on whichever thread they are read.
+pub(super) struct Budget {
+    /// Bytes of plain tars.
+    stored: AtomicU64,
+    /// Bytes of files, holes included.
+    unpacked: AtomicU64,
+    entries: AtomicU64,
+    depth: usize,
+}
+
+impl Budget {
+    pub(super) fn new(limits: Limits) -> Self {
+        let Limits { unpacked, entries, depth } = limits;
+        Self { stored: unpacked.into(), unpacked: unpacked.into(), entries: entries.into(), depth }
+    }
+
+    /// Whether so many bytes more may be spooled.
+    pub(super) fn take_stored(&self, bytes: u64) -> bool {
+        take(&self.stored, bytes)
+    }
+}
+
+fn take(left: &AtomicU64, amount: u64) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(amount)).is_ok()
 }
 
 /// Why a layer was not read to its end.
@@ -53,31 +74,24 @@ impl From<Fault> for Stop {
     }
 }
 
-/// All changes of a layer in their order, and how many bytes its files have.
-pub(super) fn read<R: BufRead>(
-    entries: &mut Entries<R>,
-    layer: u32,
-    bounds: Bounds,
-) -> Result<(Vec<Change>, u64), Stop> {
+/// All changes of a layer in their order.
+pub(super) fn read<R: BufRead>(entries: &mut Entries<R>, layer: u32, budget: &Budget) -> Result<Vec<Change>, Stop> {
     let mut changes = Vec::new();
-    let (mut count, mut bytes) = (0_u64, 0_u64);
     while let Some(entry) = entries.next()? {
-        count = count.saturating_add(1);
-        if count > bounds.entries {
+        if !take(&budget.entries, 1) {
             return Err(Stop::TooManyEntries);
         }
-        if let Body::File { size, .. } = &entry.body {
-            bytes = bytes.saturating_add(*size);
-        }
-        if bytes > bounds.bytes {
+        if let Body::File { size, .. } = &entry.body
+            && !take(&budget.unpacked, *size)
+        {
             return Err(Stop::TooManyBytes);
         }
         let name = entry.name.clone();
-        if let Some(change) = change(entry, layer, bounds.depth).map_err(|fault| Fault::Entry(name, fault))? {
+        if let Some(change) = change(entry, layer, budget.depth).map_err(|fault| Fault::Entry(name, fault))? {
             changes.push(change);
         }
     }
-    Ok((changes, bytes))
+    Ok(changes)
 }
 
 /// What an entry does; `None` for the bookkeeping of AUFS.
@@ -87,6 +101,7 @@ fn change(entry: TarEntry, layer: u32, depth: usize) -> Result<Option<Change>, E
     if components > depth {
         return Err(EntryFault::TooDeep(components, depth));
     }
+    check_path(&path)?;
     let (parent, name) = split(&path);
     if let Some(marked) = whiteout(parent, name)? {
         return Ok(match marked {
@@ -101,9 +116,14 @@ fn change(entry: TarEntry, layer: u32, depth: usize) -> Result<Option<Change>, E
             if target.split(|byte| *byte == b'/').any(|part| part.starts_with(b".wh..wh.")) {
                 return Err(EntryFault::Unsupported("a hard link into AUFS's bookkeeping".to_owned()));
             }
-            return Ok(Some(Change::Link(path, scoped(&target))));
+            let target = scoped(&target);
+            check_path(&target)?;
+            return Ok(Some(Change::Link(path, target)));
         }
-        Body::Symlink(target) => Kind::Symlink(target.into()),
+        Body::Symlink(target) => {
+            check_target(&target)?;
+            Kind::Symlink(target.into())
+        }
         Body::Directory => Kind::Directory(Default::default()),
         Body::File { size, extent } => Kind::File(Content { layer, size, extent }),
         Body::Character(major, minor) => Kind::Character(major, minor),

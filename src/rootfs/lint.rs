@@ -74,12 +74,27 @@ fn refuse(path: &[u8], inode: &Inode) -> Result<(), EntryFault> {
     if component > COMPONENT {
         return Err(EntryFault::NameTooLong("a component has more than 255 bytes"));
     }
+    check_path(path)?;
+    match &inode.kind {
+        Kind::Symlink(target) => check_target(target),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the kernel can unpack something at this path. An entry with a longer one is refused as soon as it is read,
+/// so that names cannot fill the memory.
+pub(super) fn check_path(path: &[u8]) -> Result<(), EntryFault> {
     if path.len().saturating_add(PREFIX).saturating_add(1) > PATH {
         return Err(EntryFault::NameTooLong("the path has more than 4088 bytes"));
     }
-    match &inode.kind {
-        Kind::Symlink(target) if target.is_empty() => Err(EntryFault::SymlinkTargetEmpty),
-        Kind::Symlink(target) if target.len() >= PATH => Err(EntryFault::SymlinkTooLong(target.len())),
+    Ok(())
+}
+
+/// The same for the target of a symlink.
+pub(super) fn check_target(target: &[u8]) -> Result<(), EntryFault> {
+    match target.len() {
+        0 => Err(EntryFault::SymlinkTargetEmpty),
+        length if length >= PATH => Err(EntryFault::SymlinkTooLong(length)),
         _ => Ok(()),
     }
 }

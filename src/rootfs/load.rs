@@ -7,23 +7,20 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::apply::{Note, NoteKind, apply};
-use super::entries::{Entries, Fault};
+use super::entries::{Entries, Fault, is_header};
 use super::error::{EntryFault, Error, StreamFault};
-use super::layer::{self, Bounds, Change, Stop};
-use super::spool::{Spools, Tee, WriteFailed};
+use super::layer::{self, Budget, Change, Stop};
+use super::spool::{OverLimit, Spools, Tee, WriteFailed};
 use super::tree::Tree;
 use crate::image::{self, Compression, Digest, Image};
 use crate::{Progress, Warning, escaped};
 
-/// The largest window that a zstd frame may ask for, as a power of two: 128 MiB (RFC 8878 asks for 8 MiB at least).
-const ZSTD_WINDOW_LOG: u32 = 27;
-
 /// What an image may unpack to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes in all files of all layers.
+    /// Bytes of all layers as plain tars; likewise bytes in all their files, holes included.
     pub unpacked: u64,
-    /// Entries of one layer.
+    /// Entries of all layers; likewise inodes, since an entry may make directories on its way.
     pub entries: u64,
     /// Components of a path.
     pub depth: usize,
@@ -63,7 +60,6 @@ pub struct Loaded {
 /// A layer after its one reading.
 struct Indexed {
     changes: Vec<Change>,
-    bytes: u64,
     spool: File,
     warning: Option<Warning>,
 }
@@ -77,18 +73,13 @@ pub fn load(image: &Image, options: &Options, progress: &dyn Progress) -> Result
     let mut tree = Tree::default();
     let mut warnings = Vec::new();
     let mut files = Vec::new();
-    let mut left = options.limits.unpacked;
     for (index, layer) in read_all(image, options, progress).into_iter().enumerate() {
         let layer = layer?;
         let label = image.layer_label(index);
-        left = left.checked_sub(layer.bytes).ok_or_else(|| too_many_bytes(&label, options))?;
         warnings.extend(layer.warning);
         let number = u32::try_from(index).unwrap_or(u32::MAX);
-        let notes = apply(&mut tree, number, layer.changes).map_err(|(entry, fault)| Error::Entry {
-            layer: label.clone(),
-            entry: entry.into(),
-            fault,
-        })?;
+        let notes = apply(&mut tree, number, layer.changes, options.limits.entries)
+            .map_err(|(entry, fault)| Error::Entry { layer: label.clone(), entry: entry.into(), fault })?;
         for note in notes {
             warnings.push(judge(note, &label, options.strict)?);
         }
@@ -118,16 +109,19 @@ fn too_many_bytes(label: &str, options: &Options) -> Error {
 }
 
 /// Reads the layers with as many threads as the options say. After a refusal no further layer is begun; the layers
-/// below it were begun before, so the lowest refusal is found whatever the threads do.
+/// below it were begun before, so the lowest refusal is found whatever the threads do. The limits are the whole image's,
+/// so which layer goes beyond them may differ from run to run; that one does is the same.
 fn read_all(image: &Image, options: &Options, progress: &dyn Progress) -> Vec<Result<Indexed, Error>> {
     let count = image.layers().len();
     let results: Vec<Mutex<Option<Result<Indexed, Error>>>> = (0..count).map(|_| Mutex::new(None)).collect();
+    let budget = Budget::new(options.limits);
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = || {
         while !failed.load(Ordering::Relaxed) {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(slot) = results.get(index) else { break };
-            let result = read_layer(image, index, options, progress);
+            let result =
+                read_layer(image, index, options, &budget, progress).map_err(|error| blame(image, index, error));
             failed.fetch_or(result.is_err(), Ordering::Relaxed);
             if let Ok(mut slot) = slot.lock() {
                 *slot = Some(result);
@@ -143,7 +137,23 @@ fn read_all(image: &Image, options: &Options, progress: &dyn Progress) -> Vec<Re
     results.into_iter().filter_map(|slot| slot.into_inner().ok().flatten()).collect()
 }
 
-fn read_layer(image: &Image, index: usize, options: &Options, progress: &dyn Progress) -> Result<Indexed, Error> {
+/// A decoder may stumble over a damaged blob before its digest is known: then the digest is what is wrong.
+fn blame(image: &Image, index: usize, error: Error) -> Error {
+    let damaged = matches!(error, Error::Stream { .. } | Error::Entry { .. });
+    let Some(mut blob) = image.open_layer(index).ok().filter(|_| damaged) else { return error };
+    match io::copy(&mut blob, &mut io::sink()).map_err(|other| image::Error::from_io(other, "")) {
+        Ok(_) | Err(image::Error::Io { .. }) => error,
+        Err(other) => Error::Image(other),
+    }
+}
+
+fn read_layer(
+    image: &Image,
+    index: usize,
+    options: &Options,
+    budget: &Budget,
+    progress: &dyn Progress,
+) -> Result<Indexed, Error> {
     let label = image.layer_label(index);
     let stored = Counted { inner: image.open_layer(index)?, progress };
     let declared = image.layers().get(index).and_then(|layer| layer.compression);
@@ -152,20 +162,18 @@ fn read_layer(image: &Image, index: usize, options: &Options, progress: &dyn Pro
     let spool_failed = |source| Error::Spool { place: options.scratch.display().to_string(), source };
     let spool = tempfile::tempfile_in(&options.scratch).map_err(spool_failed)?;
     let explain = Explain { label: &label, format, options };
-    let mut entries = Entries::new(Tee::new(plain, spool, true));
-    let limits = options.limits;
-    let bounds = Bounds { entries: limits.entries, bytes: limits.unpacked, depth: limits.depth };
+    let mut entries = Entries::new(Tee::new(plain, spool, budget));
     let number = u32::try_from(index).unwrap_or(u32::MAX);
-    let (changes, bytes) = layer::read(&mut entries, number, bounds).map_err(|stop| explain.stop(stop))?;
+    let changes = layer::read(&mut entries, number, budget).map_err(|stop| explain.stop(stop))?;
     let (spool, sha256) = entries.into_inner().finish().map_err(|error| explain.io(error))?;
-    let got = Digest::from_bytes(sha256.unwrap_or_default());
+    let got = Digest::from_bytes(sha256);
     if let Some(want) = diff_id.filter(|want| *want != got) {
         return Err(Error::Stream { layer: label, fault: StreamFault::DiffId { want, got } });
     }
     let warning = declared.filter(|declared| *declared != format).map(|declared| {
         Warning::new("W-media-type", format!("{label}: the media type says {declared}, the bytes are {format}"))
     });
-    Ok(Indexed { changes, bytes, spool, warning })
+    Ok(Indexed { changes, spool, warning })
 }
 
 /// Tells the progress what is read.
@@ -182,35 +190,19 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// Finds the compression in the first bytes, which media types may misstate, and undoes it: all gzip members, all
-/// zstd frames.
+/// Finds the compression in the first bytes, which media types may misstate, and undoes it. A plain tar begins with a
+/// name, which may look like anything, so a header that is one is asked for first.
 fn decoded<'a>(mut stored: impl Read + Send + 'a, label: &str) -> Result<(Compression, Box<dyn Read + 'a>), Error> {
     let mut head = Vec::new();
     let explain = |error| match image::Error::from_io(error, label) {
         image::Error::Io { source, .. } => Error::Stream { layer: label.to_owned(), fault: StreamFault::Io(source) },
         other => Error::Image(other),
     };
-    (&mut stored).take(6).read_to_end(&mut head).map_err(explain)?;
+    (&mut stored).take(512).read_to_end(&mut head).map_err(explain)?;
     let refused = |name| Error::Stream { layer: label.to_owned(), fault: StreamFault::ForeignCompression(name) };
-    match head.as_slice() {
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => return Err(refused("xz")),
-        [b'B', b'Z', b'h', ..] => return Err(refused("bzip2")),
-        [4, b'"', b'M', 0x18, ..] => return Err(refused("lz4")),
-        _ => {}
-    }
-    let gzip = head.starts_with(&[0x1f, 0x8b]);
-    // A zstd stream may begin with skippable frames, 0x184D2A50 to 0x184D2A5F (RFC 8878, 3.1.2), as pzstd's do.
-    let zstd = matches!(head.as_slice(), [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
+    let format = if is_header(&head) { Compression::None } else { Compression::of(&head).map_err(refused)? };
     let whole = io::BufReader::with_capacity(256 << 10, io::Cursor::new(head).chain(stored));
-    if gzip {
-        return Ok((Compression::Gzip, Box::new(flate2::bufread::MultiGzDecoder::new(whole))));
-    }
-    if zstd {
-        let mut decoder = zstd::Decoder::with_buffer(whole).map_err(explain)?;
-        decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(explain)?;
-        return Ok((Compression::Zstd, Box::new(decoder)));
-    }
-    Ok((Compression::None, Box::new(whole)))
+    Ok((format, format.plain(whole).map_err(explain)?))
 }
 
 /// Turns what stopped the reading of a layer into a refusal.
@@ -240,6 +232,9 @@ impl Explain<'_> {
             }
             Err(error) => error,
         };
+        if error.get_ref().is_some_and(|inner| inner.is::<OverLimit>()) {
+            return too_many_bytes(self.label, self.options);
+        }
         let source = match image::Error::from_io(error, self.label) {
             image::Error::Io { source, .. } => source,
             other => return Error::Image(other),
@@ -258,7 +253,10 @@ impl Explain<'_> {
 
 /// The refusal for an entry of a finished tree: its layer is known by number.
 pub(super) fn entry_error(image: &Image, layer: u32, entry: &[u8], fault: EntryFault) -> Error {
-    Error::Entry { layer: image.layer_label(layer as usize), entry: entry.to_vec(), fault }
+    let index = layer as usize;
+    let made = index >= image.layers().len();
+    let layer = if made { "what the build adds".to_owned() } else { image.layer_label(index) };
+    Error::Entry { layer, entry: entry.to_vec(), fault }
 }
 
 impl Options {

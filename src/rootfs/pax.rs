@@ -44,6 +44,13 @@ pub(super) fn number(value: &[u8]) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
+/// A decimal number that may have a sign, as an owner of -1.
+pub(super) fn integer(value: &[u8]) -> Option<i128> {
+    let digits = value.strip_prefix(b"-").unwrap_or(value);
+    let text = std::str::from_utf8(value).ok()?;
+    if digits.iter().all(u8::is_ascii_digit) { text.parse().ok() } else { None }
+}
+
 /// A time in seconds, rounded down: `-1.5` is -2.
 pub(super) fn seconds(value: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(value).ok()?;

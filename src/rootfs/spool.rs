@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use sha2::{Digest as _, Sha256};
 
+use super::layer::Budget;
 use super::tree::{Content, Extent};
 
 /// Bytes that are read, hashed and written at a time.
@@ -16,25 +17,31 @@ const CHUNK: usize = 256 << 10;
 #[error("{0}")]
 pub(super) struct WriteFailed(pub(super) io::Error);
 
+/// Why no more is spooled: the limit.
+#[derive(Debug, thiserror::Error)]
+#[error("the layers are larger than the limit")]
+pub(super) struct OverLimit;
+
 /// Reads a plain tar once, and on the way hashes it and copies it to the spool.
-pub(super) struct Tee<R> {
+pub(super) struct Tee<'a, R> {
     inner: R,
     spool: File,
-    hasher: Option<Sha256>,
+    budget: &'a Budget,
+    hasher: Sha256,
     buffer: Box<[u8]>,
     at: usize,
     end: usize,
 }
 
-impl<R: Read> Tee<R> {
-    /// Copies to `spool`; hashes unless somebody else already does.
-    pub(super) fn new(inner: R, spool: File, hash: bool) -> Self {
+impl<'a, R: Read> Tee<'a, R> {
+    /// Copies to `spool` as much as the budget has.
+    pub(super) fn new(inner: R, spool: File, budget: &'a Budget) -> Self {
         let buffer = vec![0; CHUNK].into_boxed_slice();
-        Self { inner, spool, hasher: hash.then(Sha256::new), buffer, at: 0, end: 0 }
+        Self { inner, spool, budget, hasher: Sha256::new(), buffer, at: 0, end: 0 }
     }
 
     /// Reads what is left, so that every check at the end is made; gives the spool and the SHA-256.
-    pub(super) fn finish(mut self) -> io::Result<(File, Option<[u8; 32]>)> {
+    pub(super) fn finish(mut self) -> io::Result<(File, [u8; 32])> {
         loop {
             let count = self.fill_buf()?.len();
             if count == 0 {
@@ -42,7 +49,7 @@ impl<R: Read> Tee<R> {
             }
             self.consume(count);
         }
-        Ok((self.spool, self.hasher.map(|hasher| hasher.finalize().into())))
+        Ok((self.spool, self.hasher.finalize().into()))
     }
 
     fn refill(&mut self) -> io::Result<()> {
@@ -59,16 +66,17 @@ impl<R: Read> Tee<R> {
             end = end.saturating_add(count);
         }
         let fresh = self.buffer.get(..end).unwrap_or_default();
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(fresh);
+        if !self.budget.take_stored(fresh.len() as u64) {
+            return Err(io::Error::other(OverLimit));
         }
+        self.hasher.update(fresh);
         self.spool.write_all(fresh).map_err(|error| io::Error::other(WriteFailed(error)))?;
         (self.at, self.end) = (0, end);
         Ok(())
     }
 }
 
-impl<R: Read> BufRead for Tee<R> {
+impl<R: Read> BufRead for Tee<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at >= self.end {
             self.refill()?;
@@ -81,7 +89,7 @@ impl<R: Read> BufRead for Tee<R> {
     }
 }
 
-impl<R: Read> Read for Tee<R> {
+impl<R: Read> Read for Tee<'_, R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let count = available.len().min(out.len());
