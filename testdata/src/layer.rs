@@ -9,6 +9,7 @@ pub struct Layer {
     end: Vec<u8>,
     compression: Compression,
     media_type: Option<String>,
+    packed: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Debug)]
@@ -26,7 +27,7 @@ impl Default for Layer {
 impl Layer {
     /// An empty layer that ends in two blocks of zeros.
     pub fn new() -> Self {
-        Layer { pieces: Vec::new(), end: vec![0; 1024], compression: Compression::None, media_type: None }
+        Layer { pieces: Vec::new(), end: vec![0; 1024], compression: Compression::None, media_type: None, packed: None }
     }
 
     /// A layer whose tar is exactly these bytes.
@@ -54,6 +55,11 @@ impl Layer {
     /// Sets the compression.
     pub fn compress(self, compression: Compression) -> Self {
         Layer { compression, ..self }
+    }
+
+    /// Makes the blob exactly these bytes, whatever the tar and the compression are: a shape that no packer writes.
+    pub fn packed(self, blob: impl Into<Vec<u8>>) -> Self {
+        Layer { packed: Some(blob.into()), ..self }
     }
 
     /// Claims this media type in the manifest, whatever the bytes are.
@@ -97,7 +103,7 @@ impl Layer {
 
     /// The blob: the tar, packed.
     pub fn blob(&self) -> Vec<u8> {
-        self.compression.pack(&self.tar())
+        self.packed.clone().unwrap_or_else(|| self.compression.pack(&self.tar()))
     }
 
     /// The digest of the plain tar, `sha256:…`.
