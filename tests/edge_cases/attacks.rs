@@ -26,8 +26,7 @@ fn zeros(head: &[u8], mebibytes: usize) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Opens an image of these layers while watching how large the scratch folder's files get; they have no names, so the
-/// file system's free space is asked.
+/// Asserts that the limit refuses the layers, and in time: reading all of them would take longer.
 fn refused_within(ask: &Ask, layers: Vec<Layer>, limit: Duration) {
     let started = Instant::now();
     refused(ask.layers(layers), "E-too-large", "the image unpacks to more than");
