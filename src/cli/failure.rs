@@ -16,6 +16,8 @@ pub enum Kind {
     Refused,
     /// The command line: exit 2.
     Usage,
+    /// Whether two things are the same could not be found out: exit 3.
+    Undecided,
     /// Whoever read our stdout went away: exit 0 without a word.
     ClosedPipe,
 }
@@ -58,6 +60,12 @@ impl Failure {
         self
     }
 
+    /// The same refusal where a comparison could not be made.
+    #[must_use]
+    pub fn undecided(self) -> Self {
+        Self { kind: if self.kind == Kind::Refused { Kind::Undecided } else { self.kind }, ..self }
+    }
+
     /// stdout could not be written: a closed pipe is no error.
     pub fn stdout(error: &std::io::Error) -> Self {
         let kind = if error.kind() == std::io::ErrorKind::BrokenPipe { Kind::ClosedPipe } else { Kind::Refused };
@@ -70,7 +78,12 @@ impl Failure {
             return ExitCode::SUCCESS;
         }
         self.print(ui.json, ui.paint("error", "1;31"), ui.paint("help", "1;36"));
-        ExitCode::from(if self.kind == Kind::Usage { 2 } else { 1 })
+        ExitCode::from(match self.kind {
+            Kind::ClosedPipe => 0,
+            Kind::Refused => 1,
+            Kind::Usage => 2,
+            Kind::Undecided => 3,
+        })
     }
 
     fn print(&self, json: bool, error: String, help: String) {

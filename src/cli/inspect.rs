@@ -69,7 +69,8 @@ fn files(eif: &Eif, ui: &Ui) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn pretty(value: &impl serde::Serialize) -> Result<String, Failure> {
+/// JSON as it is printed everywhere.
+pub fn pretty(value: &impl serde::Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(value).map_err(|error| Failure::refused("E-json", error.to_string()))
 }
 

@@ -1,6 +1,7 @@
 //! The command line: arguments to a library call to output. One file a subcommand.
 
 mod build;
+mod diff;
 mod environment;
 mod extract;
 mod failure;
@@ -57,6 +58,7 @@ enum Command {
     #[command(alias = "describe")]
     Inspect(inspect::Args),
     Extract(extract::Args),
+    Diff(Box<diff::Args>),
     /// Build, look at and list kernels
     Kernel(kernel::Args),
     /// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives
@@ -90,6 +92,7 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
     match command {
         Command::Build(args) => build::run(*args, ui),
         Command::Inspect(args) => inspect::run(args, ui),
+        Command::Diff(args) => diff::run(*args, ui),
         Command::Extract(args) => extract::run(args, ui),
         Command::Kernel(args) => kernel::run(args, ui),
         Command::Pcr(args) => pcr::run(*args, ui),

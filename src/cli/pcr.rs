@@ -86,7 +86,8 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn is_image(what: &OsStr) -> bool {
+/// Whether an argument names an image and not a file.
+pub fn is_image(what: &OsStr) -> bool {
     TRANSPORTS.iter().any(|transport| what.as_bytes().starts_with(transport.as_bytes()))
 }
 

@@ -16,11 +16,11 @@ use crate::initramfs::{Packing, Unpack};
 /// `process`, `cmd` and `env` are read up to this size, in bytes.
 const MAX_PROCESS: u64 = 4 << 20;
 
+/// A ramdisk section as the archive in it.
+pub(super) type Archive<'a, S> = Reader<Unpack<SectionReader<'a, S>>>;
+
 /// The archive of a ramdisk section, and what it is packed with.
-pub(super) fn open<'a, S: Source>(
-    eif: &'a Eif<S>,
-    section: &Section,
-) -> io::Result<(Packing, Reader<Unpack<SectionReader<'a, S>>>)> {
+pub(super) fn open<'a, S: Source>(eif: &'a Eif<S>, section: &Section) -> io::Result<(Packing, Archive<'a, S>)> {
     let unpack = Unpack::new(eif.read(section))?;
     Ok((unpack.packing(), Reader::new(unpack)))
 }

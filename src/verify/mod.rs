@@ -1,13 +1,17 @@
 //! What is inside a file, told to people and tools: [`inspect`] has its facts and what is wrong with it, [`list`] its
-//! ramdisks' entries, [`layout`] its bytes. [`extract`] gives them back as files.
+//! ramdisks' entries, [`layout`] its bytes. [`extract`] gives them back as files, and
+//! [`compare`] says why two files differ.
 //!
 //! All of it is for files that anyone may have made: whatever has a header is read, what cannot be read is named, and
 //! memory does not grow with the file.
 
+mod compare;
 mod contents;
 mod extract;
+mod index;
 mod inspection;
 mod layout;
+mod lines;
 mod listing;
 mod tarball;
 
@@ -17,6 +21,7 @@ use std::path::PathBuf;
 use crate::initramfs::newc;
 use crate::{Refusal, eif, escaped};
 
+pub use compare::{Difference, Scope, compare};
 pub use extract::{Extracted, Request, extract};
 pub use inspection::{Finding, Inspection, Kernel, Process, Ramdisk, Section, Signature, inspect};
 pub use layout::{Range, layout};

@@ -17,9 +17,8 @@ use std::io::{self, Read, Write};
 use tar::{Builder, EntryType};
 
 use super::Error;
-use super::contents::{body, open, path};
-use crate::eif::{Eif, SectionReader, Source};
-use crate::initramfs::Unpack;
+use super::contents::{Archive, body, open, path};
+use crate::eif::{Eif, Source};
 use crate::initramfs::newc::{Entry, Reader, file_type};
 use crate::{Warning, escaped};
 
@@ -70,8 +69,6 @@ pub fn rootfs<S: Source>(eif: &Eif<S>, out: impl Write) -> Result<Vec<Warning>, 
     tarball.tar.finish().map_err(Error::Write)?;
     Ok(tarball.warnings)
 }
-
-type Archive<'a, S> = Reader<Unpack<SectionReader<'a, S>>>;
 
 /// Calls `visit` with the entries of all ramdisks, in file order.
 fn each<S: Source>(
