@@ -10,8 +10,10 @@ use common::TestEnv;
 use eif::Arch;
 use eif::eif::measure::PCR2_OF_NOTHING;
 use eif::eif::metadata::Facts;
-use eif::eif::{Metadata, Options, Writer};
+use eif::eif::{Eif, Metadata, Options, Writer};
+use eif::verify::{self, Scope};
 use eif_testdata::{Config, Image, fake_bzimage, parse_layers};
+use proptest::prelude::*;
 use serde_json::json;
 
 fn image() -> Image {
@@ -60,6 +62,16 @@ fn findings(bytes: &[u8]) -> Vec<(String, u64)> {
 fn trailer() -> Vec<u8> {
     let numbers = ["00000000"; 11].concat();
     format!("070701{numbers}0000000B00000000TRAILER!!!\0\0\0\0").into_bytes()
+}
+
+/// An entry of a newc archive with the contents `contents`.
+fn file(name: &str) -> Vec<u8> {
+    let (zeros, mode, size) = ("0".repeat(8), "000081A4", "00000008");
+    let mut text =
+        format!("070701{zeros}{mode}{}{size}{}{:08x}{zeros}{name}\0", zeros.repeat(4), zeros.repeat(4), name.len() + 1);
+    text.extend(std::iter::repeat_n('\0', text.len().wrapping_neg() % 4));
+    text.push_str("contents");
+    text.into_bytes()
 }
 
 #[test]
@@ -203,4 +215,37 @@ fn a_broken_file_is_told_and_no_file_is_refused() {
     env.write("none.eif", "no enclave image");
     let _ = env.eif(&["inspect", "none.eif"]).refused("E-eif-magic").says("none.eif: ");
     let _ = env.eif(&["inspect", "missing.eif"]).refused("E-io").says("missing.eif");
+}
+
+proptest! {
+    /// Whatever stands in a file, each way of looking at it ends, and what is packed is read as far as it goes.
+    #[test]
+    fn prop_changed_files_are_survived(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in 0..40_usize,
+        packed in any::<bool>(),
+    ) {
+        let entries = [trailer(), file("rootfs/a"), file("process"), trailer()].concat();
+        let application = if packed { zstd::encode_all(&entries[..], 1).unwrap() } else { entries };
+        let whole = made(Arch::X86_64, &fake_bzimage(), &[&trailer(), &application]);
+        let sound = Eif::examine(&whole[..]).unwrap();
+        prop_assert!(verify::rootfs(&sound, &mut Vec::new()).unwrap().is_empty());
+        let mut bytes = whole.clone();
+        for (at, value) in changes {
+            // Half of the file is kernel: let the changes fall on the rest.
+            let at = at.index(whole.len() - 4096);
+            let at = if at < 560 { at } else { at + 4096 };
+            bytes[at] = value;
+        }
+        bytes.truncate(bytes.len() - cut);
+        if let Ok(eif) = Eif::examine(&bytes[..]) {
+            verify::inspect(&eif, 1).unwrap();
+            verify::list(&eif, &mut Vec::new()).unwrap();
+            verify::layout(&eif);
+            let _ = verify::rootfs(&eif, &mut Vec::new());
+            for scope in [Scope::Bytes, Scope::Tree] {
+                let _ = verify::compare(&sound, &eif, scope);
+            }
+        }
+    }
 }
