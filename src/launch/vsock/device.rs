@@ -254,7 +254,8 @@ impl VhostUserBackendMut for Device {
         if index as usize == TRANSMIT {
             let vring = vring.clone();
             vring.set_queue_ready(true);
-            let _left = self.empty_transmit(&vring, &memory);
+            let turns = QUEUE_SIZE.div_ceil(TURN);
+            let _all = (0..turns).try_for_each(|_| self.empty_transmit(&vring, &memory).map(drop));
             vring.set_queue_ready(false);
         }
         Ok(())

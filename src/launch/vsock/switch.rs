@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -31,6 +32,8 @@ const FIRST_HOST_PORT: u32 = 1 << 30;
 /// `CONNECT 4294967295\n`
 const MAX_GREETING: usize = 19;
 const LISTENER: u64 = 0;
+/// Time that the host's readers have, all together, to take what is left when the guest has ended.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What a guest can reach, and where it can be reached.
 #[derive(Debug, Clone, Default)]
@@ -308,7 +311,14 @@ impl Switch {
 }
 
 impl Drop for Switch {
+    /// What a guest sent before its end is the host's, as it would be in the parent's own sockets.
     fn drop(&mut self) {
+        let deadline = Instant::now().checked_add(FAREWELL);
+        for slot in std::mem::take(&mut self.slots).into_values() {
+            if let (Some((stream, rest)), Some(deadline)) = (slot.into_rest(), deadline) {
+                hand_over(stream, rest, deadline);
+            }
+        }
         if let (Some(_), Some(path)) = (&self.listener, &self.config.prefix) {
             // Somebody else may have removed it already.
             let _gone = std::fs::remove_file(path);
@@ -316,7 +326,27 @@ impl Drop for Switch {
     }
 }
 
+/// Writes what is left, waiting for the reader at most until `deadline`.
+fn hand_over(mut stream: UnixStream, mut rest: VecDeque<u8>, deadline: Instant) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // A timeout of zero would be none at all.
+    let patience = left.max(Duration::from_millis(1));
+    if stream.set_nonblocking(false).and_then(|()| stream.set_write_timeout(Some(patience))).is_ok() {
+        // A reader that has gone, or does not read, has had its chance.
+        let _unread = stream.write_all(rest.make_contiguous());
+    }
+}
+
 impl Slot {
+    /// The socket and what it has not yet taken.
+    fn into_rest(self) -> Option<(UnixStream, VecDeque<u8>)> {
+        match self {
+            Self::Greeting(..) => None,
+            Self::Open(connection) => connection.into_rest(),
+            Self::Draining(stream, rest) => Some((stream, rest)),
+        }
+    }
+
     fn fd(&self) -> Option<RawFd> {
         match self {
             Self::Greeting(stream, _) | Self::Draining(stream, _) => Some(stream.as_raw_fd()),

@@ -165,6 +165,38 @@ fn what_a_guest_left_behind_still_reaches_the_host() {
     assert_eq!((all.len(), bench.switch.slots.len()), (sent, 0));
 }
 
+/// The device goes while a slow reader has not taken everything; the reader still gets it.
+#[test]
+fn what_is_left_when_the_guest_ends_still_reaches_the_host() {
+    let mut bench = Bench::new();
+    let mut host = bench.connected(1 << 18);
+    let mut sent = 0;
+    while !matches!(bench.switch.slots.values().next(), Some(Slot::Open(c)) if c.held() > 0) {
+        bench.send(Op::Rw, |_| {}, &[9; 50_000]);
+        sent += 50_000;
+    }
+    let reader = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        host.read_to_end(&mut all).unwrap();
+        all.len()
+    });
+    drop(bench);
+    assert_eq!(reader.join().unwrap(), sent);
+}
+
+/// A reader that never reads holds up the end by two seconds, not for ever.
+#[test]
+fn a_host_that_never_reads_does_not_keep_the_device() {
+    let mut bench = Bench::new();
+    let _deaf = bench.connected(1 << 18);
+    while !matches!(bench.switch.slots.values().next(), Some(Slot::Open(c)) if c.held() > 0) {
+        bench.send(Op::Rw, |_| {}, &[9; 50_000]);
+    }
+    let begin = Instant::now();
+    drop(bench);
+    assert!(begin.elapsed() < FAREWELL * 10, "{:?}", begin.elapsed());
+}
+
 #[test]
 fn half_closes_pass_in_both_directions() {
     let mut bench = Bench::new();
