@@ -76,6 +76,7 @@ fn matched(a: &[&str], b: &[&str]) -> Vec<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use proptest::prelude::*;
 

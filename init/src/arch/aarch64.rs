@@ -138,6 +138,7 @@ pub mod nr {
     pub const SOCKET: usize = 198;
     pub const CONNECT: usize = 203;
     pub const SENDTO: usize = 206;
+    pub const SHUTDOWN: usize = 210;
     pub const SETSOCKOPT: usize = 208;
     pub const CLONE: usize = 220;
     pub const EXECVE: usize = 221;

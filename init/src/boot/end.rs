@@ -68,7 +68,9 @@ extern "C" fn fault(number: i32) -> ! {
 /// Nobody has to listen, and nothing depends on it.
 fn report(end: End, text: &[u8]) {
     if let Ok(parent) = sys::connect(PARENT_CID, PORT, REPORT, REPORT) {
-        let _ = sys::send(&parent, &end.encode()).and_then(|()| sys::send(&parent, text));
+        // What the kernel still has queued at the reboot would be lost.
+        let sent = sys::send(&parent, &end.encode()).and_then(|()| sys::send(&parent, text));
+        let _ = sent.and_then(|()| sys::finish(&parent));
     }
 }
 

@@ -55,6 +55,18 @@ pub fn send(fd: &Fd, mut bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Says that nothing more will be sent, and waits until the peer has taken all and closes, or its time is over.
+///
+/// # Errors
+/// The kernel's; `EAGAIN` when the time is over.
+pub fn finish(fd: &Fd) -> Result<()> {
+    const WRITE: usize = 1;
+    // SAFETY: numbers only.
+    unsafe { call(nr::SHUTDOWN, [int(fd.raw()), WRITE, 0])? };
+    // One read: a peer that goes on talking must not keep the enclave up.
+    super::read(fd, &mut [0]).map(|_| ())
+}
+
 /// `struct ifreq`: a name of 16 bytes and, here, a u16 of flags.
 #[repr(C)]
 struct Interface {
