@@ -37,6 +37,7 @@ fmt:
 lint:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --release --package eif-init --features program --bins -- -D warnings
 
 # Without `advisories`: see deny.toml.
 deny: $(DENY)/bin/cargo-deny

@@ -89,7 +89,7 @@ fn two_builds_in_different_folders_are_equal() {
         return;
     }
     let elsewhere = scratch();
-    let other = elsewhere.path().join("a cache/of another name");
+    let other = elsewhere.path().join("another-cache");
     let (source, path) = (tarball(&built.kernel.lock_id), path());
     let request = Request { source: Some(&source), ..request(&other, &path, processors() + 1) };
     let again = kernel::build(&request, &mut tell).unwrap_or_else(|e| panic!("{}", refused(&e)));
@@ -99,6 +99,17 @@ fn two_builds_in_different_folders_are_equal() {
         assert!(fs::read(ours).unwrap() == fs::read(theirs).unwrap(), "{name} differs");
     }
     fs::write(mark, sum).unwrap();
+}
+
+#[test]
+fn a_cache_that_the_makefile_would_choke_on_is_refused() {
+    let elsewhere = scratch();
+    let (source, path) = (tarball(&built().kernel.lock_id), path());
+    for name in ["a cache", "a:cache"] {
+        let other = elsewhere.path().join(name);
+        let error = kernel::build(&Request { source: Some(&source), ..request(&other, &path, 1) }, &mut tell);
+        assert_eq!(error.unwrap_err().code(), "E-kernel-place");
+    }
 }
 
 /// Takes the files that [`recipe::PATCHES`] touch out of the real source.

@@ -86,4 +86,6 @@ fn exactly_one_thing_is_measured() {
     let env = TestEnv::new();
     let _ = env.eif(&["pcr"]).code(2);
     let _ = env.eif(&["pcr", "app.eif", "--instance-id", "i-1"]).code(2);
+    let _ = env.eif(&["pcr", "app.eif", "--kernel", "other"]).code(2).says("need a container image");
+    let _ = env.eif(&["pcr", "--instance-id", "i-1", "--mtime", "keep"]).code(2);
 }

@@ -114,6 +114,25 @@ fn a_full_disk() {
 }
 
 #[test]
+fn a_folder_of_blobs_that_is_none() {
+    let env = world();
+    let _ = env.layout("image", &image());
+    let _ = build(&env, &["--blobs", "nowhere"]).refused("E-blob").says("nowhere");
+    let _ = build(&env, &["--blobs", "image"]).refused("E-blob").says("none of bzImage");
+}
+
+#[test]
+fn strict_makes_errors_of_what_has_an_errors_code() {
+    let env = world();
+    let linked = layers! { "f 0755 0:0 usr/app x", "l 0777 0:0 bin -> usr", "--", "f 0644 0:0 bin/file y" };
+    let _ = env.layout("image", &Image::new(linked).config(Config::new().cmd(&["/usr/app"])));
+    let words = ["build", "oci:image", "--kernel", "kernel", "-o", "app.eif"];
+    let _ = env.eif(&words).success().says("warning[E-symlink-parent]: ");
+    fs::remove_file(env.path("app.eif")).unwrap();
+    let _ = build(&env, &["--strict"]).refused("E-symlink-parent");
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let env = world();
     let _ = env.layout("image", &image());

@@ -134,6 +134,21 @@ fn find(bytes: &[u8], text: &[u8]) -> bool {
     bytes.windows(text.len()).any(|window| window == text)
 }
 
+/// What is measured is looked at by people too: the summary names all sizes and the memory.
+#[test]
+fn the_summary_is_for_people_and_can_be_turned_off() {
+    let env = world();
+    let output = env.eif(&[&BUILD[..], &["app.eif"]].concat()).success();
+    for line in
+        ["manifest  sha256:", "kernel    ", "ramdisk 1 ", "ramdisk 2 ", "unpacked  ", "memory    the enclave needs"]
+    {
+        assert!(output.stderr().lines().any(|said| said.starts_with(line)), "{line}: {output:?}");
+    }
+    assert!(!output.stderr().contains('\r') && !output.stderr().contains('\x1b'), "no bar and no colour in a file");
+    let quiet = env.eif(&[&BUILD[..], &["app.eif", "--quiet"]].concat()).success();
+    assert_eq!((quiet.stderr(), quiet.stdout()), ("", output.stdout()));
+}
+
 /// Two builds of one Dockerfile differ in times and in how the layers are cut; PCR2 does not.
 #[test]
 fn times_and_cuts_of_layers_do_not_matter_for_pcr2() {

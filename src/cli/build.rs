@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::ValueEnum;
+use clap::{Parser, ValueEnum};
 use eif::build::{Plan, Report};
 use eif::image::{Platform, Reference};
 use eif::initramfs::{Compress, Mtime};
@@ -30,7 +30,7 @@ pub struct Args {
 }
 
 /// What decides the bytes; `eif build` and others that build share it.
-#[derive(clap::Args)]
+#[derive(clap::Args, PartialEq)]
 #[command(next_help_heading = "What is built")]
 pub struct BuildOptions {
     /// Platform of the image: linux/amd64 or linux/arm64, on every host
@@ -92,14 +92,14 @@ pub struct BuildOptions {
     threads: Option<u16>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum MtimeMode {
     Zero,
     Keep,
     Clamp,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum CompressFormat {
     None,
     Gzip,
@@ -139,6 +139,16 @@ fn mib(bytes: u64) -> String {
 }
 
 impl BuildOptions {
+    /// Whether none was given.
+    pub fn is_default(&self) -> bool {
+        #[derive(clap::Parser)]
+        struct Nothing {
+            #[command(flatten)]
+            options: BuildOptions,
+        }
+        Nothing::try_parse_from(["eif"]).is_ok_and(|nothing| nothing.options == *self)
+    }
+
     /// Every check that needs no image.
     pub fn plan(self, image: &OsString) -> Result<Plan, Failure> {
         let epoch = environment::source_date_epoch()?;

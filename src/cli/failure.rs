@@ -124,6 +124,6 @@ pub fn usage(error: &clap::Error, json: bool) -> ExitCode {
 }
 
 /// A refusal is exactly one line, whatever a file name or a peer put into it.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }

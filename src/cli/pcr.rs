@@ -73,6 +73,10 @@ enum Format {
 /// Measures and prints.
 pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     let format = args.format;
+    if !args.what.file.as_deref().is_some_and(is_image) && !args.options.is_default() {
+        let help = "put a container image in the place of the file, or drop the option";
+        return Err(Failure::usage("options of a build need a container image to build").with_help(help));
+    }
     let text = match &args.what.file {
         Some(what) => {
             let measured =

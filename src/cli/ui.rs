@@ -7,7 +7,7 @@ use eif::{Progress, Warning};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Global;
-use super::failure::Failure;
+use super::failure::{Failure, one_line};
 
 /// The two streams, and how much to say on them.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Ui {
     /// A warning line with its code.
     pub fn warn(&self, warning: &Warning) {
         let word = self.paint("warning", "1;33");
-        self.note(&format!("{word}[{}]: {}", warning.code, warning.message));
+        self.note(&format!("{word}[{}]: {}", warning.code, one_line(&warning.message)));
     }
 
     /// Colours a word where colours are wanted. The meaning is never in the colour alone.

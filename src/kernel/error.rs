@@ -93,6 +93,12 @@ pub enum Error {
         /// Each option and what it became.
         options: Vec<String>,
     },
+    /// The kernel's own Makefile takes no such folder.
+    #[error("a kernel cannot be built in {}: its Makefile takes no space and no colon in a path", .folder.display())]
+    Place {
+        /// The folder in the cache.
+        folder: PathBuf,
+    },
     /// make failed.
     #[error("{step} failed: {last} (the whole log: {})", .log.display())]
     Make {
@@ -161,6 +167,7 @@ impl Refusal for Error {
             Error::Unpack { .. } => "E-kernel-unpack",
             Error::Patch { .. } | Error::Unpatched { .. } => "E-kernel-patch",
             Error::Config { .. } => "E-kernel-config",
+            Error::Place { .. } => "E-kernel-place",
             Error::Make { .. } => "E-kernel-build",
             Error::Hash { .. } => "E-kernel-hash",
             Error::Missing { .. } => "E-kernel-missing",
@@ -179,6 +186,7 @@ impl Refusal for Error {
                 "where apt knows no such version, `apt-get update` may help".to_owned(),
             ],
             Error::SourceUnknown { .. } => vec!["`eif kernel ls` shows what is locked".to_owned()],
+            Error::Place { .. } => vec!["set XDG_CACHE_HOME to a folder whose path has none".to_owned()],
             Error::Hash { kept, .. } => vec![
                 format!("the kernel is kept in {}; it is not used", kept.display()),
                 "the same tools made other bytes: please report it with that folder".to_owned(),

@@ -169,6 +169,9 @@ fn make(
     let name = kept.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let scratch = kept.with_file_name(format!("{BUILD}{name}"));
     let tree = scratch.join("linux");
+    if tree.to_string_lossy().contains([' ', '\t', '\n', ':']) {
+        return Err(Error::Place { folder: scratch });
+    }
     let site = Site { request, toolchain, tree, log: kept.with_extension("log"), scratch };
     sweep(store, &store.kernels()?)?;
     clear(&site.scratch)?;
