@@ -61,3 +61,30 @@ fn the_booted_tree_is_what_was_packed() {
     let extra: Vec<_> = seen.iter().filter(|line| expected.binary_search(line).is_err()).take(10).collect();
     assert!(seen == expected, "missing: {missing:#?}\nextra: {extra:#?}");
 }
+
+/// What container programs look for is mounted, and as what.
+#[test]
+fn the_usual_file_systems_are_mounted() {
+    let script = "print(open('/proc/mounts').read()); print(open('/proc/net/if_inet6').read())";
+    let ended = boot(&["python3", "-c", script].map(|argument| ["--cmd", argument]).concat()).code(0);
+    let mounted: Vec<(&str, &str)> = ended
+        .console()
+        .filter_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            Some((words.next()?, words.next()?))
+        })
+        .collect();
+    for wanted in [
+        ("/dev", "devtmpfs"),
+        ("/dev/pts", "devpts"),
+        ("/dev/shm", "tmpfs"),
+        ("/dev/mqueue", "mqueue"),
+        ("/proc", "proc"),
+        ("/sys", "sysfs"),
+        ("/sys/fs/cgroup", "cgroup2"),
+        ("/tmp", "tmpfs"),
+    ] {
+        assert!(mounted.contains(&wanted), "{wanted:?} is not in {mounted:#?}");
+    }
+    let _ = ended.says("00000000000000000000000000000001 01 80 10 80       lo");
+}
