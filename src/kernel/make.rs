@@ -292,6 +292,8 @@ impl Site<'_> {
         make.args(["-c", "umask 022; exec make \"$@\"", "make", target]).current_dir(&self.tree);
         make.arg(format!("ARCH={}", recipe::kernel_arch(self.request.arch)));
         make.arg(format!("CROSS_COMPILE={}", self.toolchain.prefix));
+        // Kconfig writes the versions of tools that we do not use into the configuration, if it finds them.
+        make.args(["RUSTC=not-used", "PAHOLE=not-used"]);
         make
     }
 
