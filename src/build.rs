@@ -377,14 +377,7 @@ fn metadata(plan: &Plan, boot: &Boot, image: &Image, process: &Process) -> Resul
         "modules": modules,
         "mtime": mtime,
         "platform": plan.platform.to_string(),
-        "process": {
-            "argv": process.argv,
-            "cwd": process.cwd,
-            "env": process.env,
-            "gid": process.gid,
-            "groups": process.groups,
-            "uid": process.uid,
-        },
+        "process": process,
         "version": env!("CARGO_PKG_VERSION"),
     });
     let facts = Facts {

@@ -1,6 +1,6 @@
 //! The image config (image-spec, config.md): what runs, and which layers it runs on.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::manifest::json;
 use super::{Digest, Error, Platform};
@@ -21,7 +21,7 @@ pub struct Config {
 }
 
 /// The process that the init will run: everything resolved, nothing left to look up.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Process {
     /// Arguments; the first is the program.
     pub argv: Vec<String>,

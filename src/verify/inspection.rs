@@ -17,6 +17,7 @@ use super::Error;
 use super::contents::{Own, open};
 use crate::eif::measure::{CHUNK, PCR2_OF_NOTHING, Sha384};
 use crate::eif::{self, Eif, Kind, Measurements, Metadata, Source};
+use crate::image::Process;
 use crate::initramfs::{Need, Packing, newc};
 use crate::{Refusal, escaped, kernel};
 
@@ -40,7 +41,7 @@ pub struct Inspection {
     pub cmdline: Option<String>,
     /// AWS's object.
     pub metadata: Option<Metadata>,
-    /// What runs.
+    /// What runs, from our file `process` or from AWS's `cmd` and `env`. Bytes that are no UTF-8 are `\xNN`.
     pub process: Option<Process>,
     /// In file order.
     pub ramdisks: Vec<Ramdisk>,
@@ -87,23 +88,6 @@ pub struct Kernel {
     pub format: &'static str,
     /// `6.12.117`, where the kernel tells.
     pub version: Option<String>,
-}
-
-/// What runs, from our file `process` or from AWS's `cmd` and `env`. Bytes that are no UTF-8 are `\xNN`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Process {
-    /// The program and its arguments.
-    pub argv: Vec<String>,
-    /// `K=V`.
-    pub env: Vec<String>,
-    /// The working directory.
-    pub cwd: String,
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
 }
 
 /// A ramdisk.

@@ -9,6 +9,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use eif_init::report::{self, End, HEAD};
+
 use crate::launch::AppStatus;
 
 /// Port of the parent where an enclave reports that it lives (AWS's init and ours).
@@ -16,7 +18,7 @@ pub const HEARTBEAT_PORT: u32 = 9000;
 /// The byte that is sent and echoed there.
 pub const HEARTBEAT: u8 = 0xB7;
 /// Port of the parent where our init says how the application ended.
-pub const STATUS_PORT: u32 = 9001;
+pub const STATUS_PORT: u32 = report::PORT;
 
 /// What the guest has told the launcher so far; written by the device's thread, read by anyone.
 #[derive(Debug, Default)]
@@ -109,8 +111,10 @@ impl Service {
     /// Notes what is there; the text of a failure may still grow.
     fn note(&mut self, record: &Record) -> Answer {
         let Self::Status(held) = self else { return Answer::Silence };
-        let Some((head, text)) = held.split_first_chunk::<8>() else { return Answer::Silence };
-        match parse_report(*head, text) {
+        if held.len() < HEAD {
+            return Answer::Silence;
+        }
+        match parse_report(held) {
             Some(report) => {
                 record.set_report(report);
                 Answer::Silence
@@ -126,15 +130,14 @@ impl Service {
 /// Eight bytes, and at most 480 of text.
 const MAX_REPORT: usize = 488;
 
-/// `EIF`, version 1, the kind (0 exited, 1 killed, 2 the init failed), the value, the error number (big endian), and for
-/// a failure the text of its line.
-fn parse_report(head: [u8; 8], text: &[u8]) -> Option<Report> {
-    match head {
-        [b'E', b'I', b'F', 1, 0, code, 0, 0] => Some(Report::Ended(AppStatus::Exited(code))),
-        [b'E', b'I', b'F', 1, 1, signal, 0, 0] => Some(Report::Ended(AppStatus::Killed(signal))),
-        [b'E', b'I', b'F', 1, 2, 0, _, _] => Some(Report::Failed(String::from_utf8_lossy(text).trim_end().to_owned())),
-        _ => None,
-    }
+/// The message of our init, in the terms of a launcher.
+fn parse_report(message: &[u8]) -> Option<Report> {
+    let (end, text) = End::decode(message)?;
+    Some(match end {
+        End::Exited(status) => Report::Ended(AppStatus::Exited(status)),
+        End::Killed(signal) => Report::Ended(AppStatus::Killed(signal)),
+        End::Failed(_) => Report::Failed(String::from_utf8_lossy(text).trim_end().to_owned()),
+    })
 }
 
 #[cfg(test)]
