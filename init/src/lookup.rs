@@ -14,8 +14,9 @@ use core::ffi::CStr;
 
 use crate::errno::Errno;
 
-/// `PATH` where the environment has none: what Docker sets. The build sets it too; this is for a process file without.
-pub const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// `PATH` where the environment has none: what Docker sets (moby, oci/defaults.go). The build writes it into the process
+/// file; the init falls back to it for a file without.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Longest path a system call takes, with its NUL.
 pub const PATH_MAX: usize = 4096;

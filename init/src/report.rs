@@ -22,6 +22,12 @@
 /// The context id that an enclave knows its parent by.
 pub const PARENT_CID: u32 = 3;
 
+/// The port where the parent listens for the heartbeat of AWS's init and ours.
+pub const HEARTBEAT_PORT: u32 = 9000;
+
+/// The byte of the heartbeat, sent by the enclave and echoed by the parent.
+pub const HEARTBEAT: u8 = 0xb7;
+
 /// The port of this report, next to the heartbeat's.
 pub const PORT: u32 = 9001;
 

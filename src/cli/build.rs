@@ -179,7 +179,7 @@ impl BuildOptions {
             workdir: self.workdir,
         };
         let scratch = std::env::temp_dir();
-        let threads = self.threads.map_or_else(environment::threads, usize::from);
+        let threads = self.threads.map_or_else(|| environment::processors().get(), usize::from);
         let limits = Limits { unpacked: self.max_unpacked, entries: self.max_entries, ..Limits::default() };
         Ok(Plan {
             reference,

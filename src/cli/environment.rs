@@ -1,7 +1,9 @@
 //! All that the command line takes from its surroundings. The library takes nothing from there.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
@@ -25,8 +27,14 @@ pub fn cache() -> Result<PathBuf, Failure> {
 }
 
 /// As many as there are CPUs for this process.
-pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+pub fn processors() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// `PATH`, in which programs are found.
+#[expect(clippy::disallowed_methods, reason = "which programs there are is the user's to say")]
+pub fn search_path() -> OsString {
+    env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"))
 }
 
 /// A JSON object that the user wrote.

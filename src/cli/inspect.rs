@@ -40,7 +40,7 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
         ui.data(&if ui.json { pretty(&ranges)? } else { ranges.iter().map(range_line).collect() })?;
         return Ok(ExitCode::SUCCESS);
     }
-    let inspection = verify::inspect(&eif, environment::threads()).map_err(|error| at(&args.file, &error))?;
+    let inspection = verify::inspect(&eif, environment::processors().get()).map_err(|error| at(&args.file, &error))?;
     ui.data(&if ui.json { pretty(&inspection)? } else { table(&inspection, eif.size()) })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,5 @@
 //! `eif kernel`: build the enclave's kernel from pinned source, look at one, list what there is.
 
-use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +9,9 @@ use eif::kernel::{Built, Format, Listed, Lock, Preflight, Request, Store};
 use eif::{Arch, kernel};
 use serde_json::{Value, json};
 
+use super::environment;
 use super::failure::Failure;
+use super::inspect::pretty;
 use super::ui::Ui;
 
 /// Arguments of `eif kernel`.
@@ -72,14 +73,14 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
 }
 
 fn run_build(build: &Build, ui: &Ui) -> Result<ExitCode, Failure> {
-    let cache = super::environment::cache()?;
-    let path = search_path();
+    let cache = environment::cache()?;
+    let path = environment::search_path();
     let request = Request {
         arch: build.arch,
         cache: &cache,
         source: build.source.as_deref(),
         id: build.id.as_deref(),
-        jobs: build.jobs.unwrap_or_else(processors),
+        jobs: build.jobs.unwrap_or_else(environment::processors),
         path: &path,
         snapshot: build.snapshot.as_deref(),
     };
@@ -87,14 +88,14 @@ fn run_build(build: &Build, ui: &Ui) -> Result<ExitCode, Failure> {
     for warning in &built.warnings {
         ui.warn(warning);
     }
-    ui.data(&described(&built, build.arch, ui.json))?;
+    ui.data(&described(&built, build.arch, ui.json)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn described(built: &Built, arch: Arch, json: bool) -> String {
+fn described(built: &Built, arch: Arch, json: bool) -> Result<String, Failure> {
     let path = built.kernel.path.display().to_string();
     if !json {
-        return path;
+        return Ok(path);
     }
     pretty(&json!({
         "id": built.kernel.lock_id,
@@ -111,7 +112,7 @@ fn run_check(check: &Check, ui: &Ui) -> Result<ExitCode, Failure> {
         Some(arch) => kernel::check_file(&check.file, arch)?,
         None => kernel::check_own(&check.file)?,
     };
-    let text = if ui.json { pretty(&checked(&preflight)) } else { table(&preflight) };
+    let text = if ui.json { pretty(&checked(&preflight))? } else { table(&preflight) };
     ui.data(&text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -150,8 +151,8 @@ fn table(preflight: &Preflight) -> String {
 }
 
 fn run_ls(ui: &Ui) -> Result<ExitCode, Failure> {
-    let rows = Store::new(&super::environment::cache()?).list(&Lock::embedded()?);
-    let text = if ui.json { pretty(&rows) } else { rows.iter().map(row).collect() };
+    let rows = Store::new(&environment::cache()?).list(&Lock::embedded()?);
+    let text = if ui.json { pretty(&rows)? } else { rows.iter().map(row).collect() };
     ui.data(&text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -165,17 +166,4 @@ fn row(listed: &Listed) -> String {
     };
     let path = listed.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     format!("{:<14} {:<8} {state:<18} {path}", listed.id, listed.arch).trim_end().to_owned() + "\n"
-}
-
-fn pretty(value: &impl serde::Serialize) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_default()
-}
-
-fn processors() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
-}
-
-#[expect(clippy::disallowed_methods, reason = "the one thing of the environment that a kernel's build gets")]
-fn search_path() -> OsString {
-    std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"))
 }

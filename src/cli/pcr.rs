@@ -104,7 +104,7 @@ fn measure_image(image: &OsString, options: BuildOptions, ui: &Ui) -> Result<Mea
 
 fn measure(path: &Path) -> Result<Measurements, Failure> {
     let eif = Eif::open(open(path)?).map_err(|error| at(path, &error))?;
-    eif.measure(environment::threads()).map_err(|error| at(path, &error))
+    eif.measure(environment::processors().get()).map_err(|error| at(path, &error))
 }
 
 /// The value that one of the other options asks for, with the name that nitro-cli gives it.

@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, btree_map};
 use std::io::Read;
 
+use eif_init::lookup::DEFAULT_PATH;
+
 use super::error::Error;
 use super::spool::Spools;
 use super::tree::{InodeId, Kind, Tree};
 use crate::Warning;
 use crate::image::{Config, Process};
 
-/// The PATH that Docker gives a process that has none (moby, oci/defaults.go).
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The host name that the init sets.
 const HOSTNAME: &str = "enclave";
 /// What the console can do: as the kernel tells its own init.

@@ -137,7 +137,7 @@ fn become_user(process: &Process<'static>, groups: &[u32]) -> Step<()> {
 
 /// Tries each place where `execvp` would look.
 fn execute(process: &Process<'static>, prepared: &Prepared) -> (Stage, Errno) {
-    let path = process.variable(b"PATH").unwrap_or(DEFAULT_PATH);
+    let path = process.variable(b"PATH").unwrap_or(DEFAULT_PATH.as_bytes());
     let mut candidates = Candidates::new(process.program().to_bytes(), path);
     let (mut buffer, mut verdict, mut stage) = ([0; PATH_MAX], Verdict::new(), Stage::Program);
     while let Some(candidate) = candidates.next(&mut buffer) {

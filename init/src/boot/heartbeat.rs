@@ -2,13 +2,9 @@
 
 use super::failure::{At, Failure};
 use crate::errno::Errno;
-use crate::report::PARENT_CID;
+use crate::report::{HEARTBEAT, HEARTBEAT_PORT, PARENT_CID};
 use crate::sys;
 
-/// The port where the parent listens.
-const PORT: u32 = 9000;
-/// The byte that is sent and that comes back.
-const BEAT: u8 = 0xb7;
 /// How long a connection may take, in milliseconds. A parent without a listener refuses at once.
 const CONNECT: u64 = 10_000;
 /// How long the answer may take, in milliseconds.
@@ -21,11 +17,11 @@ pub fn exchange() -> Result<(), Failure> {
         let reason = if refused { "no listener at CID 3 port 9000" } else { "no connection to CID 3 port 9000" };
         Failure::new("heartbeat", errno).because(reason)
     };
-    let parent = sys::connect(PARENT_CID, PORT, CONNECT, ANSWER).map_err(unheard)?;
-    sys::send(&parent, &[BEAT]).at("heartbeat")?;
+    let parent = sys::connect(PARENT_CID, HEARTBEAT_PORT, CONNECT, ANSWER).map_err(unheard)?;
+    sys::send(&parent, &[HEARTBEAT]).at("heartbeat")?;
     let mut answer = [0];
     match sys::read(&parent, &mut answer) {
-        Ok(1) if answer == [BEAT] => Ok(()),
+        Ok(1) if answer == [HEARTBEAT] => Ok(()),
         Ok(0) => Err(Failure::new("heartbeat", Errno::ECONNRESET).because("the parent closed without an answer")),
         Ok(_) => Err(Failure::new("heartbeat", Errno::EPROTO).because("the parent's answer is not 0xb7")),
         Err(Errno::EAGAIN) => Err(Failure::new("heartbeat", Errno::ETIMEDOUT).because("the parent does not answer")),

@@ -10,13 +10,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use eif_init::report::{self, End, HEAD};
+pub use eif_init::report::{HEARTBEAT, HEARTBEAT_PORT};
 
 use crate::launch::AppStatus;
 
-/// Port of the parent where an enclave reports that it lives (AWS's init and ours).
-pub const HEARTBEAT_PORT: u32 = 9000;
-/// The byte that is sent and echoed there.
-pub const HEARTBEAT: u8 = 0xB7;
 /// Port of the parent where our init says how the application ended.
 pub const STATUS_PORT: u32 = report::PORT;
 
