@@ -140,6 +140,34 @@ pub enum Error {
         /// The limit, in bytes.
         limit: u64,
     },
+    /// The store of blobs cannot be used.
+    #[error("the store of blobs: {what}: {source}")]
+    Store {
+        /// Verb and path.
+        what: String,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A download brought bytes of another digest.
+    #[error("{what}: the bytes that came have the digest {got}, expected {want}")]
+    BlobDigest {
+        /// The blob.
+        what: String,
+        /// From the manifest.
+        want: Digest,
+        /// Of the bytes.
+        got: Digest,
+    },
+    /// A download brought fewer or more bytes than the blob has.
+    #[error("{what}: {got} bytes came, the manifest says {want}")]
+    BlobSize {
+        /// The blob.
+        what: String,
+        /// From the manifest, in bytes.
+        want: u64,
+        /// What came, in bytes; of too many, as many as were looked at.
+        got: u64,
+    },
     /// Manifest and config disagree on the number of layers.
     #[error("the manifest has {manifest} layers, the config has {config} diff_ids")]
     LayerCount {
@@ -168,6 +196,9 @@ impl Refusal for Error {
             Error::DigestMismatch { .. } => "E-digest-mismatch",
             Error::SizeMismatch { .. } | Error::TooLong { .. } => "E-size-mismatch",
             Error::TooLarge { .. } => "E-too-large",
+            Error::Store { .. } => "E-store",
+            Error::BlobDigest { .. } => "E-digest",
+            Error::BlobSize { .. } => "E-size",
             Error::LayerCount { .. } => "E-layer-count-mismatch",
         }
     }
@@ -190,6 +221,10 @@ impl Refusal for Error {
             Error::SizeMismatch { .. } => "the transfer was cut; copy the image again",
             Error::TooLong { .. } => "the bytes were damaged or changed; copy the image again",
             Error::TooLarge { .. } => "if the image is to be trusted, raise --max-unpacked",
+            Error::Store { .. } => "check that the folder may be written to and has room, or pass --no-cache",
+            Error::BlobDigest { .. } | Error::BlobSize { .. } => {
+                "the other side or something on the way to it gave wrong bytes; try again, or try a mirror"
+            }
             Error::LayerCount { .. } => "the image is damaged or was made by a broken tool; fetch it again",
         };
         vec![line.to_owned()]

@@ -11,6 +11,7 @@ mod layout;
 mod manifest;
 mod platform;
 mod reference;
+pub mod store;
 
 use std::io::Read;
 use std::path::Path;
@@ -21,6 +22,7 @@ pub use digest::{Digest, Verified};
 pub use error::Error;
 pub use platform::Platform;
 pub use reference::{Reference, Selector};
+pub use store::Store;
 
 use archive::Archive;
 use layout::Directory;
