@@ -52,8 +52,10 @@ pub struct Plan {
     pub epoch: Option<u64>,
     /// How the layers are read: limits, threads, where the spools go.
     pub layers: rootfs::Options,
-    /// The folder with the built kernels.
-    pub cache: PathBuf,
+    /// How the image is got.
+    pub access: image::Access,
+    /// The folder with the built kernels, where there is one.
+    pub cache: Option<PathBuf>,
 }
 
 /// What was built.
@@ -107,6 +109,9 @@ pub enum Error {
     /// This build of `eif` has no init for the architecture.
     #[error("this build of `eif` has no init for {0}")]
     NoInit(Arch),
+    /// No kernel is given and there is no place where a built one would be.
+    #[error("no kernel is given, and there is no cache that could have one")]
+    NoCache,
     /// AWS's init gets arguments and variables one a line.
     #[error("{what} holds a newline, which a foreign init's files `cmd` and `env` cannot carry")]
     Lines {
@@ -143,6 +148,7 @@ impl Refusal for Error {
             Error::Eif(error) => error.code(),
             Error::Blob { .. } => "E-blob",
             Error::NoInit(_) => "E-no-init",
+            Error::NoCache => "E-cache",
             Error::Lines { .. } => "E-cmd-encoding",
             Error::Strict(warning) => warning.code,
             Error::Output { .. } | Error::Ramdisk { .. } => "E-output",
@@ -157,6 +163,7 @@ impl Refusal for Error {
             Error::Eif(error) => return error.help(),
             Error::Blob { .. } => "check the path",
             Error::NoInit(_) => "build `eif` with a toolchain that has the target, or pass --init",
+            Error::NoCache => "set HOME or XDG_CACHE_HOME, or pass --kernel",
             Error::Lines { .. } => "use eif's own init (no --init, no init in --blobs), which carries any byte but NUL",
             Error::Strict(_) => "mend the image, or build without --strict",
             Error::Output { .. } => "check that the folder exists, may be written to and has room",
@@ -199,7 +206,16 @@ struct Boot {
 }
 
 fn assemble<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress) -> Result<(W, Report), Error> {
-    let image = Image::open_within(&plan.reference, &plan.platform, &plan.layers.scratch, plan.layers.limits.unpacked)?;
+    let assembled = assemble_image(plan, out, progress);
+    // Also after a failure, which may have filled the disk.
+    let trimmed = plan.access.store.trim();
+    let (out, mut report) = assembled?;
+    report.warnings.extend(trimmed.err().map(|error| Warning::new("W-store", error.to_string())));
+    Ok((out, report))
+}
+
+fn assemble_image<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress) -> Result<(W, Report), Error> {
+    let image = Image::open(&plan.reference, &plan.platform, &plan.access)?;
     let boot = boot(plan)?;
     let Loaded { mut tree, spools, mut warnings } = rootfs::load(&image, &plan.layers, progress)?;
     warnings.extend(boot.warnings.iter().cloned());
@@ -225,7 +241,7 @@ fn boot(plan: &Plan) -> Result<Boot, Error> {
     let kernel_path = match plan.kernel.clone().or(blobs.kernel) {
         Some(path) => path,
         None => {
-            let found = kernel::find(arch, &plan.cache)?;
+            let found = kernel::find(arch, plan.cache.as_deref().ok_or(Error::NoCache)?)?;
             warnings.extend(unlocked(&found));
             found.path
         }

@@ -8,14 +8,15 @@ use std::path::Path;
 
 use common::TestEnv;
 use eif::Silent;
-use eif::image::{Image as Opened, Platform, Reference};
+use eif::image::{Access, Image as Opened, Platform, Reference, Store};
 use eif::rootfs::{Error, Inode, Kind, Limits, Loaded, Options, Tree, load};
 use eif_testdata::{Compression, DockerArchive, Image, Layer, Model, OciLayout, escape, layers, sha256};
 use proptest::prelude::*;
 
 fn loaded(reference: &str, work: &Path) -> Result<Loaded, Error> {
     let reference = Reference::parse(reference.as_ref()).unwrap();
-    let image = Opened::open(&reference, &Platform::default(), work).unwrap();
+    let access = Access::new(Store::open(&work.join("blobs"), None).unwrap(), work.to_owned());
+    let image = Opened::open(&reference, &Platform::default(), &access).unwrap();
     let options = Options { limits: Limits::default(), threads: 2, scratch: work.to_owned(), strict: false };
     load(&image, &options, &Silent)
 }

@@ -12,6 +12,7 @@ use eif::rootfs::{Limits, Options, Overrides};
 
 use super::environment;
 use super::failure::Failure;
+use super::source::{SourceOptions, size};
 use super::ui::Ui;
 
 /// Build an enclave image from a container image
@@ -90,6 +91,8 @@ pub struct BuildOptions {
     /// Threads to use; has no influence on the bytes [default: as many as there are CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    #[command(flatten)]
+    source: SourceOptions,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -181,6 +184,7 @@ impl BuildOptions {
         let scratch = std::env::temp_dir();
         let threads = self.threads.map_or_else(|| environment::processors().get(), usize::from);
         let limits = Limits { unpacked: self.max_unpacked, entries: self.max_entries, ..Limits::default() };
+        let access = self.source.access(&scratch, limits.unpacked)?;
         Ok(Plan {
             reference,
             platform,
@@ -200,35 +204,8 @@ impl BuildOptions {
             custom: self.metadata.as_deref().map(environment::json_file).transpose()?,
             epoch,
             layers: Options { limits, threads, scratch, strict: self.strict },
-            cache: environment::cache()?,
+            access,
+            cache: environment::cache_if_any(),
         })
-    }
-}
-
-/// `100M`, `2G`, `4096`: powers of 1024.
-fn size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.char_indices().last() {
-        Some((at, 'K' | 'k')) => (&text[..at], 10),
-        Some((at, 'M' | 'm')) => (&text[..at], 20),
-        Some((at, 'G' | 'g')) => (&text[..at], 30),
-        Some((at, 'T' | 't')) => (&text[..at], 40),
-        _ => (text, 0),
-    };
-    let number: u64 = digits.parse().map_err(|_| format!("`{text}` is no size such as 100M or 2G"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is too large"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_powers_of_1024() {
-        assert_eq!(size("4096"), Ok(4096));
-        assert_eq!(size("100M"), Ok(100 << 20));
-        assert_eq!(size("2g"), Ok(2 << 30));
-        for bad in ["", "M", "1.5G", "-1", "99999999999T", "1é"] {
-            assert!(size(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -19,11 +19,16 @@ pub fn source_date_epoch() -> Result<Option<u64>, Failure> {
 
 /// `$XDG_CACHE_HOME/eif`, else `$HOME/.cache/eif` (XDG Base Directory Specification).
 #[expect(clippy::disallowed_methods, reason = "the place of the cache has no influence on a result")]
-pub fn cache() -> Result<PathBuf, Failure> {
+pub fn cache_if_any() -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    base.map(|base| base.join("eif"))
+}
+
+/// The same where nothing can be done without one.
+pub fn cache() -> Result<PathBuf, Failure> {
     let unknown = || Failure::refused("E-cache", "there is no place for the cache");
-    base.map(|base| base.join("eif")).ok_or_else(|| unknown().with_help("set HOME or XDG_CACHE_HOME"))
+    cache_if_any().ok_or_else(|| unknown().with_help("set HOME or XDG_CACHE_HOME"))
 }
 
 /// As many as there are CPUs for this process.

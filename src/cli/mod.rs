@@ -10,6 +10,7 @@ mod kernel;
 mod pcr;
 mod reference;
 mod run;
+mod source;
 mod ui;
 
 use std::ffi::OsString;

@@ -148,6 +148,14 @@ pub enum Error {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// The network would be needed and must not be used.
+    #[error("{what}: {why}, and --offline allows no network")]
+    Offline {
+        /// The image or blob.
+        what: String,
+        /// What the network would be needed for.
+        why: String,
+    },
     /// A download brought bytes of another digest.
     #[error("{what}: the bytes that came have the digest {got}, expected {want}")]
     BlobDigest {
@@ -197,6 +205,7 @@ impl Refusal for Error {
             Error::SizeMismatch { .. } | Error::TooLong { .. } => "E-size-mismatch",
             Error::TooLarge { .. } => "E-too-large",
             Error::Store { .. } => "E-store",
+            Error::Offline { .. } => "E-offline",
             Error::BlobDigest { .. } => "E-digest",
             Error::BlobSize { .. } => "E-size",
             Error::LayerCount { .. } => "E-layer-count-mismatch",
@@ -222,6 +231,7 @@ impl Refusal for Error {
             Error::TooLong { .. } => "the bytes were damaged or changed; copy the image again",
             Error::TooLarge { .. } => "if the image is to be trusted, raise --max-unpacked",
             Error::Store { .. } => "check that the folder may be written to and has room, or pass --no-cache",
+            Error::Offline { .. } => "build it once without --offline; name the image by its digest",
             Error::BlobDigest { .. } | Error::BlobSize { .. } => {
                 "the other side or something on the way to it gave wrong bytes; try again, or try a mirror"
             }

@@ -2,6 +2,7 @@
 //!
 //! A transport gives named files ([`Files`]); all that is common (manifests, platforms, digests) is done once above it.
 
+mod access;
 mod archive;
 mod compression;
 mod config;
@@ -16,6 +17,7 @@ pub mod store;
 use std::io::Read;
 use std::path::Path;
 
+pub use access::Access;
 pub use compression::Compression;
 pub use config::{Config, Process};
 pub use digest::{Digest, Verified};
@@ -29,9 +31,6 @@ use layout::Directory;
 
 /// A manifest, an index or a config may be this large, in bytes (containers/image and Docker stop at the same size).
 const JSON_LIMIT: u64 = 4 << 20;
-
-/// An archive that is not a file, or is compressed, may have this many plain bytes: as many as an image by default.
-const ARCHIVE_LIMIT: u64 = 16 << 30;
 
 /// Read-only named files: the directory of an OCI layout, or the inside of an archive.
 ///
@@ -81,28 +80,16 @@ impl std::fmt::Debug for Image {
 impl Image {
     /// Opens the image that `reference` names, for `platform`.
     ///
-    /// Reads manifests and config, and no layer. Temporary files (an archive from stdin, or a compressed one) go to
-    /// `scratch`.
+    /// Reads manifests and config, and no layer.
     ///
     /// # Errors
     /// Every refusal of [`Error`] that needs no layer to be read.
-    pub fn open(reference: &Reference, platform: &Platform, scratch: &Path) -> Result<Self, Error> {
-        Self::open_within(reference, platform, scratch, ARCHIVE_LIMIT)
-    }
-
-    /// As [`Image::open`], with a limit on the bytes of a temporary file.
-    ///
-    /// # Errors
-    /// Also [`Error::TooLarge`].
-    pub fn open_within(reference: &Reference, platform: &Platform, scratch: &Path, limit: u64) -> Result<Self, Error> {
+    pub fn open(reference: &Reference, platform: &Platform, access: &Access) -> Result<Self, Error> {
+        let archive = |path: &Path| Archive::open(path, &access.scratch, access.limit);
         match reference {
             Reference::Oci { path, selector } => manifest::open(Box::new(Directory::open(path)?), selector, platform),
-            Reference::OciArchive { path, selector } => {
-                manifest::open(Box::new(Archive::open(path, scratch, limit)?), selector, platform)
-            }
-            Reference::DockerArchive { path, name } => {
-                archive::open_docker(Archive::open(path, scratch, limit)?, name.as_deref(), platform)
-            }
+            Reference::OciArchive { path, selector } => manifest::open(Box::new(archive(path)?), selector, platform),
+            Reference::DockerArchive { path, name } => archive::open_docker(archive(path)?, name.as_deref(), platform),
         }
     }
 

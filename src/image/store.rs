@@ -50,6 +50,7 @@ struct Private {
 
 /// What there is of a blob when its lock has been taken.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for a download, and it is matched at once")]
 pub enum Slot {
     /// All of it. Perhaps another process has just brought it.
     Finished(fs::File),
@@ -94,19 +95,16 @@ pub struct Pruned {
 }
 
 impl Store {
-    /// The store in `folder`, which is made if it is missing, for this user alone. [`Store::trim`] keeps it to `bound`
-    /// bytes, where there is a bound.
+    /// The store in `folder`. A missing one is made with the first blob, for this user alone: an image that needs no
+    /// store needs no folder that can be written to. [`Store::trim`] keeps it to `bound` bytes, where there is a bound.
     ///
     /// # Errors
-    /// [`Error::Store`] when the folders cannot be made.
+    /// [`Error::Store`] when `folder` is there and is none.
     pub fn open(folder: &Path, bound: Option<u64>) -> Result<Self, Error> {
-        let store = Self { folder: folder.to_owned(), bound, _private: None };
-        for part in ["sha256", "partial"] {
-            let folder = store.folder.join(part);
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-            made.map_err(failed("making", &folder))?;
+        match fs::metadata(folder) {
+            Ok(metadata) if !metadata.is_dir() => Err(failed("opening", folder)(io::ErrorKind::NotADirectory.into())),
+            _ => Ok(Self { folder: folder.to_owned(), bound, _private: None }),
         }
-        Ok(store)
     }
 
     /// A store of its own in the folder `scratch`, removed when it is dropped. What a killed process left there of its
@@ -122,6 +120,7 @@ impl Store {
         let lock = fs::File::create_new(&path).and_then(|file| file.lock().map(|()| file));
         let lock = lock.map_err(failed("locking", &path))?;
         let store = Self::open(&folder.path().join("blobs"), None)?;
+        store.make()?;
         Ok(Self { _private: Some(Arc::new(Private { _folder: folder, _lock: lock })), ..store })
     }
 
@@ -158,6 +157,7 @@ impl Store {
     /// [`Error::Store`].
     pub fn begin(&self, digest: &Digest, size: u64) -> Result<Slot, Error> {
         let path = self.partial(digest);
+        self.make()?;
         loop {
             if let Some(file) = self.get(digest)? {
                 return Ok(Slot::Finished(file));
@@ -195,7 +195,11 @@ impl Store {
         let mut all = Vec::new();
         for (part, finished) in [("sha256", true), ("partial", false)] {
             let folder = self.folder.join(part);
-            for entry in fs::read_dir(&folder).map_err(failed("reading", &folder))? {
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(failed("reading", &folder))?,
+            };
+            for entry in entries {
                 let entry = entry.map_err(failed("reading", &folder))?;
                 let name = entry.file_name();
                 let digest = name.to_str().and_then(|hex| format!("sha256:{hex}").parse().ok());
@@ -235,6 +239,15 @@ impl Store {
     /// [`Error::Store`].
     pub fn trim(&self) -> Result<Pruned, Error> {
         self.bound.map_or(Ok(Pruned::default()), |bound| self.prune(bound, false))
+    }
+
+    fn make(&self) -> Result<(), Error> {
+        for part in ["sha256", "partial"] {
+            let folder = self.folder.join(part);
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+            made.map_err(failed("making", &folder))?;
+        }
+        Ok(())
     }
 
     /// Whether it was there and nobody had its lock.
@@ -420,274 +433,4 @@ fn now() -> SystemTime {
 
 #[cfg(test)]
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
-mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::Refusal;
-
-    const SIZE: usize = 1000;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("blobs"), None).unwrap();
-        (folder, store)
-    }
-
-    fn blob(number: u8) -> (Digest, Vec<u8>) {
-        let bytes = vec![number; SIZE];
-        (Digest::of(&bytes), bytes)
-    }
-
-    fn partial(store: &Store, digest: &Digest) -> Partial {
-        match store.begin(digest, SIZE as u64).unwrap() {
-            Slot::Partial(partial) => partial,
-            Slot::Finished(_) => panic!("finished"),
-        }
-    }
-
-    fn content(mut file: fs::File) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).unwrap();
-        bytes
-    }
-
-    /// What a registry does: bring what is missing; give the bytes that came.
-    fn fetch(store: &Store, digest: &Digest, bytes: &[u8]) -> (Vec<u8>, u64) {
-        let mut brought = 0;
-        for _ in 0..2 {
-            let mut partial = match store.begin(digest, bytes.len() as u64).unwrap() {
-                Slot::Finished(file) => return (content(file), brought),
-                Slot::Partial(partial) => partial,
-            };
-            for chunk in bytes[partial.len() as usize..].chunks(77) {
-                partial.append(chunk).unwrap();
-                brought += chunk.len() as u64;
-            }
-            match partial.finish() {
-                Ok(file) => return (content(file), brought),
-                Err(error) => assert_eq!(error.code(), "E-digest"),
-            }
-        }
-        panic!("wrong twice");
-    }
-
-    fn files(store: &Store) -> Vec<(bool, u64)> {
-        store.list().unwrap().iter().map(|stored| (stored.finished, stored.size)).collect()
-    }
-
-    #[test]
-    fn a_download_goes_on_where_it_was_cut() {
-        let (_folder, store) = store();
-        let (digest, bytes) = blob(1);
-        partial(&store, &digest).append(&bytes[..300]).unwrap();
-        assert!(store.get(&digest).unwrap().is_none());
-        let mut rest = partial(&store, &digest);
-        assert_eq!(rest.len(), 300);
-        rest.append(&bytes[300..]).unwrap();
-        assert_eq!(content(rest.finish().unwrap()), bytes);
-        assert_eq!(content(store.get(&digest).unwrap().unwrap()), bytes);
-        assert_eq!(files(&store), [(true, SIZE as u64)]);
-    }
-
-    #[test]
-    fn a_process_killed_before_the_rename_has_not_worked_in_vain() {
-        let (_folder, store) = store();
-        let (digest, bytes) = blob(1);
-        partial(&store, &digest).append(&bytes).unwrap();
-        let Slot::Finished(file) = store.begin(&digest, SIZE as u64).unwrap() else { panic!("not finished") };
-        assert_eq!(content(file), bytes);
-    }
-
-    #[test]
-    fn wrong_bytes_and_wrong_sizes_get_no_name() {
-        let (_folder, store) = store();
-        let (digest, bytes) = blob(1);
-        let mut wrong = partial(&store, &digest);
-        assert_eq!(wrong.append(&[0; SIZE + 1]).unwrap_err().code(), "E-size");
-        wrong.append(&[0; SIZE]).unwrap();
-        assert_eq!(wrong.finish().unwrap_err().code(), "E-digest");
-        assert_eq!(files(&store), [], "nothing is kept of it");
-        let mut short = partial(&store, &digest);
-        short.append(&bytes[..10]).unwrap();
-        assert_eq!(short.finish().unwrap_err().code(), "E-size");
-        assert_eq!(files(&store), [(false, 10)], "it can be resumed");
-        assert_eq!(store.put(&digest, &bytes[1..]).unwrap_err().code(), "E-digest");
-        store.put(&digest, &bytes).unwrap();
-        let nothing = Digest::of(b"");
-        store.put(&nothing, b"").unwrap();
-        assert_eq!(content(store.get(&nothing).unwrap().unwrap()), b"");
-    }
-
-    #[test]
-    fn only_a_blob_that_is_corrupt_is_discarded() {
-        let (_folder, store) = store();
-        let (digest, bytes) = blob(1);
-        store.discard(&digest).unwrap();
-        store.put(&digest, &bytes).unwrap();
-        store.discard(&digest).unwrap();
-        assert!(store.get(&digest).unwrap().is_some(), "another process was faster");
-        fs::write(store.finished(&digest), b"rot").unwrap();
-        store.discard(&digest).unwrap();
-        assert!(store.get(&digest).unwrap().is_none());
-    }
-
-    #[test]
-    fn an_empty_download_leaves_no_file() {
-        let (_folder, store) = store();
-        let (digest, bytes) = blob(1);
-        drop(partial(&store, &digest));
-        assert_eq!(files(&store), []);
-        partial(&store, &digest).append(&bytes[..1]).unwrap();
-        assert_eq!(files(&store), [(false, 1)]);
-    }
-
-    #[test]
-    fn the_longest_unused_go_first_and_what_is_in_use_stays() {
-        let (_folder, store) = store();
-        for number in 0..4 {
-            let (digest, bytes) = blob(number);
-            store.put(&digest, &bytes).unwrap();
-            let old = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(number));
-            fs::File::open(store.finished(&digest)).unwrap().set_modified(old).unwrap();
-        }
-        let reading = store.get(&blob(0).0).unwrap().unwrap();
-        let (given_up, held) = (Digest::of(b"given up"), Digest::of(b"held"));
-        partial(&store, &given_up).append(b"x").unwrap();
-        let mut holder = partial(&store, &held);
-        holder.append(b"x").unwrap();
-        let size = SIZE as u64;
-        let all = 4 * size + 2;
-        assert_eq!(store.prune(all, false).unwrap(), Pruned { blobs: 0, bytes: 0, left: all });
-        assert_eq!(store.prune(all - 1, false).unwrap(), Pruned { blobs: 1, bytes: size, left: all - size });
-        assert!(store.get(&blob(1).0).unwrap().is_none(), "0 is used now");
-        assert_eq!(store.prune(all, true).unwrap(), Pruned { blobs: 1, bytes: 1, left: all - size - 1 });
-        assert_eq!(store.prune(0, true).unwrap().left, size + 1);
-        drop((reading, holder));
-        assert_eq!(store.prune(0, true).unwrap().left, 0);
-        assert_eq!(files(&store), []);
-    }
-
-    #[test]
-    fn the_bound_of_the_store_holds_after_trim() {
-        let (folder, store) = store();
-        for number in 0..3 {
-            let (digest, bytes) = blob(number);
-            store.put(&digest, &bytes).unwrap();
-        }
-        assert_eq!(store.trim().unwrap(), Pruned::default());
-        let bound = Store::open(&folder.path().join("blobs"), Some(SIZE as u64)).unwrap();
-        assert_eq!(bound.trim().unwrap().left, SIZE as u64);
-    }
-
-    #[test]
-    fn a_private_store_is_gone_with_its_last_clone_or_the_next_process() {
-        let scratch = tempfile::tempdir().unwrap();
-        let names = || fs::read_dir(scratch.path()).unwrap().count();
-        let store = Store::temporary(scratch.path()).unwrap();
-        let clone = store.clone();
-        drop(store);
-        clone.put(&blob(1).0, &blob(1).1).unwrap();
-        let killed = scratch.path().join("eif-store-killed");
-        fs::create_dir_all(killed.join("blobs")).unwrap();
-        fs::write(killed.join("lock"), "").unwrap();
-        let other = Store::temporary(scratch.path()).unwrap();
-        assert_eq!(names(), 2, "the killed one's is gone, the living one's is not");
-        drop((clone, other));
-        assert_eq!(names(), 0);
-    }
-
-    #[test]
-    fn threads_that_want_the_same_blob_bring_it_once() {
-        let (folder, _) = store();
-        let (digest, bytes) = blob(7);
-        let brought = AtomicU64::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    let store = Store::open(&folder.path().join("blobs"), None).unwrap();
-                    let (content, came) = fetch(&store, &digest, &bytes);
-                    assert_eq!(content, bytes);
-                    brought.fetch_add(came, Ordering::Relaxed);
-                });
-            }
-        });
-        assert_eq!(brought.into_inner(), SIZE as u64);
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_made_is_one_clear_error() {
-        let (folder, _) = store();
-        fs::write(folder.path().join("file"), "").unwrap();
-        let error = Store::open(&folder.path().join("file"), None).unwrap_err();
-        assert_eq!(error.code(), "E-store");
-        assert!(error.to_string().contains("file/sha256: Not a directory"), "{error}");
-    }
-
-    /// What may happen to a store between two builds.
-    #[derive(Debug, Clone)]
-    enum Event {
-        Killed { blob: u8, after: usize },
-        Fetched { blob: u8 },
-        Rot { blob: u8, finished: bool, at: usize },
-        Pruned { bound: u64 },
-    }
-
-    fn event() -> impl Strategy<Value = Event> {
-        prop_oneof![
-            (0..3_u8, 0..=SIZE).prop_map(|(blob, after)| Event::Killed { blob, after }),
-            (0..3_u8).prop_map(|blob| Event::Fetched { blob }),
-            (0..3_u8, any::<bool>(), 0..SIZE).prop_map(|(blob, finished, at)| Event::Rot { blob, finished, at }),
-            (0..4 * SIZE as u64).prop_map(|bound| Event::Pruned { bound }),
-        ]
-    }
-
-    fn happen(store: &Store, event: &Event) {
-        match *event {
-            Event::Killed { blob: number, after } => {
-                let (digest, bytes) = blob(number);
-                if let Slot::Partial(mut partial) = store.begin(&digest, SIZE as u64).unwrap() {
-                    let end = after.max(partial.len() as usize);
-                    partial.append(&bytes[partial.len() as usize..end]).unwrap();
-                }
-            }
-            Event::Fetched { blob: number } => drop(fetch(store, &blob(number).0, &blob(number).1)),
-            Event::Rot { blob: number, finished, at } => {
-                let digest = blob(number).0;
-                let path = if finished { store.finished(&digest) } else { store.partial(&digest) };
-                if let Ok(mut bytes) = fs::read(&path) {
-                    bytes.truncate(at + 1);
-                    bytes.iter_mut().skip(at).for_each(|byte| *byte ^= 1);
-                    fs::write(&path, bytes).unwrap();
-                }
-            }
-            Event::Pruned { bound } => assert!(store.prune(bound, false).unwrap().left <= bound),
-        }
-    }
-
-    proptest! {
-        /// Whatever happened: who asks, discards what is corrupt and asks again has the bytes.
-        #[test]
-        fn prop_every_blob_can_be_had_in_the_end(events in prop::collection::vec(event(), 0..20)) {
-            let (_folder, store) = store();
-            for event in &events {
-                happen(&store, event);
-            }
-            for number in 0..3 {
-                let (digest, bytes) = blob(number);
-                let (mut got, _) = fetch(&store, &digest, &bytes);
-                if got != bytes {
-                    store.discard(&digest).unwrap();
-                    got = fetch(&store, &digest, &bytes).0;
-                }
-                prop_assert_eq!(got, bytes);
-                store.discard(&digest).unwrap();
-                prop_assert!(store.get(&digest).unwrap().is_some());
-            }
-            prop_assert!(files(&store).iter().all(|file| *file == (true, SIZE as u64)));
-        }
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
 
-use eif::image::{Image as Opened, Platform, Process, Reference};
+use eif::image::{Access, Image as Opened, Platform, Process, Reference, Store};
 use eif::rootfs::{Inode, Kind, Limits, Loaded, Options, Overrides, ROOT, lint, load, resolve};
 use eif::{Refusal, Silent, Warning};
 use eif_testdata::{Files, Image, Layer, OciLayout, escape};
@@ -63,7 +63,9 @@ impl Ask {
     fn try_reference(&self, reference: &str, scratch: &Path) -> Result<Unpacked, Refused> {
         let reference = Reference::parse(reference.as_ref())?;
         let platform: Platform = self.platform.parse()?;
-        let image = Opened::open_within(&reference, &platform, scratch, self.limits.unpacked)?;
+        let store = Store::open(&scratch.join("blobs"), None)?;
+        let access = Access { limit: self.limits.unpacked, ..Access::new(store, scratch.to_owned()) };
+        let image = Opened::open(&reference, &platform, &access)?;
         let options = Options { limits: self.limits, threads: 2, scratch: scratch.to_owned(), strict: self.strict };
         let Loaded { mut tree, spools, mut warnings } = load(&image, &options, &Silent)?;
         assert_eq!(tree.check(), Ok(()));
