@@ -136,7 +136,7 @@ pub fn tell(report: &Report, ui: &Ui) {
 }
 
 /// Binary megabytes with one digit.
-fn mib(bytes: u64) -> String {
+pub fn mib(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10).div_ceil(1 << 20);
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }

@@ -1,6 +1,7 @@
 //! The command line: arguments to a library call to output. One file a subcommand.
 
 mod build;
+mod cache;
 mod diff;
 mod environment;
 mod extract;
@@ -66,6 +67,7 @@ enum Command {
     Pcr(Box<pcr::Args>),
     /// Boot an .eif and show its console
     Run(run::Args),
+    Cache(cache::Args),
     Completions(reference::Completions),
     Man(reference::Man),
 }
@@ -98,6 +100,7 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Kernel(args) => kernel::run(args, ui),
         Command::Pcr(args) => pcr::run(*args, ui),
         Command::Run(args) => run::run(args, ui),
+        Command::Cache(args) => cache::run(args, ui),
         Command::Completions(args) => reference::completions(&args, ui),
         Command::Man(args) => reference::man(&args, ui),
     }
