@@ -1,6 +1,7 @@
 //! Every way in which an image is refused before its layers are looked into.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::Digest;
 use crate::Refusal;
@@ -184,6 +185,24 @@ pub enum Error {
         /// diff_ids in the config.
         config: usize,
     },
+    /// A file with logins that the user names, and that cannot be used.
+    #[error("{}: {why}", .path.display())]
+    AuthFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it; nothing of what is in it.
+        why: String,
+    },
+    /// A credential helper that cannot be asked or that failed.
+    #[error("{program}, which {file} names: {why}")]
+    CredentialHelper {
+        /// `docker-credential-…`.
+        program: String,
+        /// The file with logins.
+        file: String,
+        /// What went wrong; nothing of an answer.
+        why: String,
+    },
 }
 
 impl Refusal for Error {
@@ -209,6 +228,8 @@ impl Refusal for Error {
             Error::BlobDigest { .. } => "E-digest",
             Error::BlobSize { .. } => "E-size",
             Error::LayerCount { .. } => "E-layer-count-mismatch",
+            Error::AuthFile { .. } => "E-auth-file",
+            Error::CredentialHelper { .. } => "E-credential-helper",
         }
     }
 
@@ -236,6 +257,12 @@ impl Refusal for Error {
                 "the other side or something on the way to it gave wrong bytes; try again, or try a mirror"
             }
             Error::LayerCount { .. } => "the image is damaged or was made by a broken tool; fetch it again",
+            Error::AuthFile { .. } => {
+                "name a file that `podman login` or `docker login` wrote, or unset REGISTRY_AUTH_FILE"
+            }
+            Error::CredentialHelper { .. } => {
+                "install or mend the helper, remove it from that file, or pass --creds or --authfile"
+            }
         };
         vec![line.to_owned()]
     }
