@@ -1,11 +1,13 @@
 //! The pipeline: a [`Plan`] becomes an `.eif` and a [`Report`].
 
+pub mod lock;
+mod record;
+
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use serde_json::Value;
 
 use crate::eif::metadata::Facts;
 use crate::eif::{self, Measurements, Metadata, Writer, Written};
@@ -14,6 +16,9 @@ use crate::initramfs::{Application, Bootstrap, Compress, Encoder, Mtime, Need, w
 use crate::output::Output;
 use crate::rootfs::{self, Loaded, Overrides, Tree};
 use crate::{Arch, Progress, Refusal, Warning, init, kernel};
+
+pub use lock::Lock;
+pub use record::{Module, Record};
 
 /// A kernel, an init or a module may be this large, in bytes: they are held in memory.
 const BLOB_LIMIT: u64 = 256 << 20;
@@ -56,6 +61,8 @@ pub struct Plan {
     pub access: image::Access,
     /// The folder with the built kernels, where there is one.
     pub cache: Option<PathBuf>,
+    /// A lock to write, or to be held to.
+    pub lock: Option<lock::Request>,
 }
 
 /// What was built.
@@ -65,6 +72,12 @@ pub struct Report {
     pub measurements: Measurements,
     /// Digest of the image's manifest, where the transport has one.
     pub manifest: Option<image::Digest>,
+    /// What stands in the file.
+    pub record: Record,
+    /// The entry of `kernels.lock` that the kernel is from; `None` for a user's own kernel.
+    pub kernel_lock_id: Option<String>,
+    /// The compiler of our own init; `None` for a user's own init.
+    pub toolchain: Option<&'static str>,
     /// Bytes of the file.
     pub size: u64,
     /// Bytes of the kernel.
@@ -98,6 +111,9 @@ pub enum Error {
     /// The file format.
     #[error(transparent)]
     Eif(#[from] eif::Error),
+    /// The lock.
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
     /// A blob cannot be read.
     #[error("{}: {why}", .path.display())]
     Blob {
@@ -146,6 +162,7 @@ impl Refusal for Error {
             Error::Rootfs(error) => error.code(),
             Error::Kernel(error) => error.code(),
             Error::Eif(error) => error.code(),
+            Error::Lock(error) => error.code(),
             Error::Blob { .. } => "E-blob",
             Error::NoInit(_) => "E-no-init",
             Error::NoCache => "E-cache",
@@ -161,6 +178,7 @@ impl Refusal for Error {
             Error::Rootfs(error) => return error.help(),
             Error::Kernel(error) => return error.help(),
             Error::Eif(error) => return error.help(),
+            Error::Lock(error) => return error.help(),
             Error::Blob { .. } => "check the path",
             Error::NoInit(_) => "build `eif` with a toolchain that has the target, or pass --init",
             Error::NoCache => "set HOME or XDG_CACHE_HOME, or pass --kernel",
@@ -180,12 +198,15 @@ impl Refusal for Error {
 pub fn build(plan: &Plan, target: &Path, progress: &dyn Progress) -> Result<Report, Error> {
     let failed = |source| Error::Output { path: target.to_owned(), source };
     let output = Output::create(target).map_err(failed)?;
+    let mut lock = plan.lock.as_ref().map(lock::Pending::begin).transpose()?;
     let (output, report) = assemble(plan, output, progress)?;
+    lock.as_mut().map(|lock| lock.settle(&report)).transpose()?;
     output.persist().map_err(failed)?;
+    lock.map(lock::Pending::persist).transpose()?;
     Ok(report)
 }
 
-/// Measures what [`build`] would write, and writes nothing.
+/// Measures what [`build`] would write, and writes nothing; the plan's lock is passed over.
 ///
 /// # Errors
 /// See [`Error`].
@@ -196,6 +217,7 @@ pub fn measure(plan: &Plan, progress: &dyn Progress) -> Result<Report, Error> {
 /// The parts that are not the image.
 struct Boot {
     kernel: Vec<u8>,
+    kernel_lock_id: Option<String>,
     release: Option<String>,
     cmdline: String,
     init: Vec<u8>,
@@ -227,23 +249,24 @@ fn assemble_image<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress)
     }
     warnings.extend(rootfs::lint(&tree, &spools, &image, plan.mtime == Mtime::Zero)?);
     strictly(plan, &warnings)?;
-    let metadata = metadata(plan, &boot, &image, &process)?;
+    let record = Record::new(plan, &boot, &image, &process);
+    let metadata = metadata(plan, &boot, &record)?;
     let app = Application { tree: &tree, spools: &spools, process: &process, mtime: plan.mtime };
     let (out, written, entries) = write(plan, &boot, &metadata, &app, out, progress)?;
     let (unpacked, inodes) = tree.footprint();
-    Ok((out, report(&image, &boot, written, entries, (unpacked, inodes), warnings)))
+    Ok((out, report(&image, boot, record, written, entries, (unpacked, inodes), warnings)))
 }
 
 fn boot(plan: &Plan) -> Result<Boot, Error> {
     let arch = plan.platform.arch;
     let blobs = Blobs::open(plan.blobs.as_deref())?;
     let mut warnings = Vec::new();
-    let kernel_path = match plan.kernel.clone().or(blobs.kernel) {
-        Some(path) => path,
+    let (kernel_path, kernel_lock_id) = match plan.kernel.clone().or(blobs.kernel) {
+        Some(path) => (path, None),
         None => {
             let found = kernel::find(arch, plan.cache.as_deref().ok_or(Error::NoCache)?)?;
             warnings.extend(unlocked(&found));
-            found.path
+            (found.path, Some(found.lock_id))
         }
     };
     let kernel = read_blob(&kernel_path)?;
@@ -267,7 +290,7 @@ fn boot(plan: &Plan) -> Result<Boot, Error> {
         Some(path) => vec![("nsm.ko".to_owned(), read_blob(&path)?)],
         None => Vec::new(),
     };
-    Ok(Boot { kernel, release, cmdline, init, foreign, modules, warnings })
+    Ok(Boot { kernel, kernel_lock_id, release, cmdline, init, foreign, modules, warnings })
 }
 
 /// What is in a folder of AWS's form; every part may be missing, but not all of them.
@@ -374,35 +397,14 @@ fn foreign_init(process: &Process, tree: &Tree) -> Result<Vec<Warning>, Error> {
 }
 
 /// Facts that every transport shares, and nothing of the place where the file is made.
-fn metadata(plan: &Plan, boot: &Boot, image: &Image, process: &Process) -> Result<Vec<u8>, Error> {
-    let sha256 = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
-    let diff_ids: Vec<String> = image.layers().iter().map(|layer| layer.diff_id.to_string()).collect();
-    let modules: Vec<Value> =
-        boot.modules.iter().map(|(name, bytes)| json!({"name": name, "sha256": sha256(bytes)})).collect();
-    let mtime = match plan.mtime {
-        Mtime::Zero => json!("zero"),
-        Mtime::Keep => json!("keep"),
-        Mtime::Clamp(epoch) => json!({"clamp": epoch}),
-    };
-    let record = json!({
-        "cmdline": boot.cmdline,
-        "compress": plan.compress.name(),
-        "diff_ids": diff_ids,
-        "init_sha256": sha256(&boot.init),
-        "kernel_sha256": sha256(&boot.kernel),
-        "modules": modules,
-        "mtime": mtime,
-        "platform": plan.platform.to_string(),
-        "process": process,
-        "version": env!("CARGO_PKG_VERSION"),
-    });
+fn metadata(plan: &Plan, boot: &Boot, record: &Record) -> Result<Vec<u8>, Error> {
     let facts = Facts {
         name: plan.name.as_deref(),
         version: plan.image_version.as_deref(),
         epoch: plan.epoch,
         kernel_version: boot.release.as_deref(),
         custom: plan.custom.clone(),
-        record,
+        record: serde_json::to_value(record).map_err(|error| eif::Error::Metadata(error.to_string()))?,
     };
     Ok(Metadata::new(facts)?.to_bytes()?)
 }
@@ -436,7 +438,8 @@ fn write<W: Write + Seek>(
 
 fn report(
     image: &Image,
-    boot: &Boot,
+    boot: Boot,
+    record: Record,
     written: Written,
     entries: [u64; 2],
     (unpacked, inodes): (u64, u64),
@@ -444,9 +447,13 @@ fn report(
 ) -> Report {
     let mut sizes = written.sections.iter().filter(|section| section.kind == eif::Kind::Ramdisk).map(|s| s.size);
     let ramdisks = [sizes.next().unwrap_or(0), sizes.next().unwrap_or(0)];
+    let arch = image.platform.arch;
+    let by_hash = || Some(kernel::Lock::embedded().ok()?.by_kernel(&record.kernel_sha256, arch)?.id.clone());
     Report {
         measurements: written.measurements,
         manifest: image.manifest_digest,
+        kernel_lock_id: boot.kernel_lock_id.or_else(by_hash),
+        toolchain: init::toolchain(arch).filter(|_| !boot.foreign),
         size: written.size,
         kernel: boot.kernel.len() as u64,
         entries,
@@ -455,5 +462,6 @@ fn report(
         unpacked,
         inodes,
         warnings,
+        record,
     }
 }

@@ -12,9 +12,9 @@
 //! | [`initramfs`] | tree and process | the two newc ramdisks that the kernel unpacks |
 //! | [`eif`] | kernel, command line, ramdisks | the file, and what it measures to (PCR0, PCR1, PCR2) |
 //! | [`kernel`] | pinned source, or a user's file | a kernel that is known to boot |
-//! | [`verify`] | an `.eif` of anyone's | what is in it, and what is wrong with it |
+//! | [`build`] | a [`build::Plan`] | all of the above: a file, and a [`build::Report`] |
+//! | [`verify`] | an `.eif` of anyone's | what is in it, what is wrong with it, whether it comes from an image |
 //! | [`launch`] | an `.eif` | a running enclave |
-//! | [`build`] | a [`build::Plan`] | a [`build::Report`] |
 //!
 //! The enclave's PID 1 is the package in `init/`; `build.rs` compiles it and embeds it here.
 //! `src/cli` and `main.rs` are the command line; nothing in the library imports them.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use eif::build::{Plan, Report};
+use eif::build::{Plan, Report, lock};
 use eif::image::{Platform, Reference};
 use eif::initramfs::{Compress, Mtime};
 use eif::rootfs::{Limits, Options, Overrides};
@@ -19,13 +19,21 @@ use super::ui::Ui;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   eif build docker-archive:app.tar -o app.eif
-  eif build oci:layout:v1 -o app.eif --cmd serve --cmd --port=80 --user 1000:1000")]
+  eif build oci:layout:v1 -o app.eif --cmd serve --cmd --port=80 --user 1000:1000
+  eif build oci:layout:v1 -o app.eif --lock eif.lock
+  eif build oci:layout:v1 -o app.eif --locked")]
 pub struct Args {
     /// The image: oci:PATH[:TAG|@DIGEST], oci-archive:PATH[:TAG] or docker-archive:PATH[:NAME]; PATH `-` is stdin
     image: OsString,
     /// The file to write
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+    /// Write what the build came to, to be committed [default with --locked: eif.lock]
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
+    /// Refuse a build that is not what the lock has; the image is the one that is named, the lock is left as it is
+    #[arg(long)]
+    locked: bool,
     #[command(flatten)]
     options: BuildOptions,
 }
@@ -110,11 +118,21 @@ enum CompressFormat {
 }
 
 pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
-    let plan = args.options.plan(&args.image)?;
+    let mut plan = args.options.plan(&args.image)?;
+    plan.lock = lock(args.lock, args.locked, &args.image)?;
     let report = eif::build::build(&plan, &args.output, &ui.progress())?;
     tell(&report, ui);
     ui.data(&report.measurements.to_json())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What becomes of the lock.
+fn lock(path: Option<PathBuf>, locked: bool, image: &OsString) -> Result<Option<lock::Request>, Failure> {
+    let Some(path) = path.or_else(|| locked.then(|| PathBuf::from("eif.lock"))) else { return Ok(None) };
+    let Some(reference) = image.to_str() else {
+        return Err(Failure::usage("a lock cannot carry the name of this image, which is no UTF-8"));
+    };
+    Ok(Some(lock::Request { path, reference: reference.to_owned(), locked }))
 }
 
 /// Warnings and summary, for people.
@@ -206,6 +224,7 @@ impl BuildOptions {
             layers: Options { limits, threads, scratch, strict: self.strict },
             access,
             cache: environment::cache_if_any(),
+            lock: None,
         })
     }
 }

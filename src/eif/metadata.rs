@@ -152,7 +152,7 @@ fn name(value: &Value) -> &'static str {
 
 /// Keys in byte order at each level, whatever map serde_json was built with: the order is no accident of another
 /// crate's features.
-fn sorted(value: Value) -> Value {
+pub(crate) fn sorted(value: Value) -> Value {
     match value {
         Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
         Value::Object(object) => {

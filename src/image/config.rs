@@ -21,7 +21,8 @@ pub struct Config {
 }
 
 /// The process that the init will run: everything resolved, nothing left to look up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Process {
     /// Arguments; the first is the program.
     pub argv: Vec<String>,

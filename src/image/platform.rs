@@ -3,11 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::Error;
 use crate::Arch;
 
-/// `linux/amd64`, `linux/arm64`: what an image runs on. Enclaves run Linux on two architectures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// `linux/amd64`, `linux/arm64`: what an image runs on. Enclaves run Linux on two architectures. In JSON a string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Platform {
     /// The processor architecture.
     pub arch: Arch,
@@ -39,6 +42,20 @@ impl Default for Platform {
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "linux/{}", self.arch.oci_name())
+    }
+}
+
+impl From<Platform> for String {
+    fn from(platform: Platform) -> Self {
+        platform.to_string()
+    }
+}
+
+impl TryFrom<String> for Platform {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
     }
 }
 

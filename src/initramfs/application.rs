@@ -2,13 +2,16 @@
 
 use std::io::{self, Write};
 
+use serde::{Deserialize, Serialize};
+
 use super::newc::{Header, Writer, file_type};
 use crate::Progress;
 use crate::image::Process;
 use crate::rootfs::{Inode, Kind, Metadata, ROOT, Spools, Tree};
 
-/// What becomes of the image's mtimes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What becomes of the image's mtimes. In JSON: `"zero"`, `"keep"`, `{"clamp": SECONDS}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mtime {
     /// All are zero, so that two builds of one Dockerfile measure the same.
     Zero,

@@ -2,10 +2,13 @@
 
 use std::io::{self, Write};
 
+use serde::{Deserialize, Serialize};
+
 use super::gzip;
 
-/// How the ramdisks are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the ramdisks are compressed. In JSON its [name](Compress::name).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Compress {
     /// Not: every kernel reads it, and it boots fastest.
     None,

@@ -93,6 +93,11 @@ impl Lock {
             known: self.kernels.iter().map(|entry| entry.id.clone()).collect(),
         })
     }
+
+    /// The entry that the kernel with this SHA-256 (in hex) comes from.
+    pub fn by_kernel(&self, sha256: &str, arch: Arch) -> Option<&Entry> {
+        self.kernels.iter().find(|entry| entry.output(arch).is_some_and(|output| output.kernel_sha256 == sha256))
+    }
 }
 
 impl Entry {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, btree_map};
 use std::io::Read;
 
 use eif_init::lookup::DEFAULT_PATH;
+use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::spool::Spools;
@@ -23,19 +24,32 @@ const DATABASE_LIMIT: u64 = 16 << 20;
 /// The largest id that Docker takes.
 const ID_LIMIT: u64 = i32::MAX as u64;
 
-/// What the user puts in the place of the image's config.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What the user puts in the place of the image's config. What is not replaced is left out of its JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Overrides {
     /// Replaces Entrypoint, and drops the image's Cmd as `docker run --entrypoint` does.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
     /// Replaces Cmd.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
     /// Added to Env; replaces variables of the same name. Each is `K=V`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
     /// Replaces User.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// Replaces WorkingDir.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
+}
+
+impl Overrides {
+    /// Whether the image's config is taken as it is.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Settles the process, and makes its working directory in the tree when it is missing (0755, root), as runc does.

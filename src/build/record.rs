@@ -1,0 +1,70 @@
+//! The record in the metadata section: all that decides what is built and that every transport shares, so that who has
+//! the file and the image can build it again.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{Boot, Plan};
+use crate::image::{Digest, Image, Platform, Process};
+use crate::initramfs::{Compress, Mtime};
+use crate::rootfs::Overrides;
+
+/// What stands in the member `eif` of `CustomMetadata`. Unknown members are refused: they would be options that a
+/// rebuild does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Of the ramdisks.
+    pub compress: Compress,
+    /// The digests of the image's uncompressed layers, lowest first.
+    pub diff_ids: Vec<Digest>,
+    /// SHA-256 of the file `init` in ramdisk 1, in lower-case hex.
+    pub init_sha256: String,
+    /// SHA-256 of the kernel section's data.
+    pub kernel_sha256: String,
+    /// The kernel modules in ramdisk 1.
+    pub modules: Vec<Module>,
+    /// What became of mtimes.
+    pub mtime: Mtime,
+    /// What replaced parts of the image's config. Left out where nothing did.
+    #[serde(default, skip_serializing_if = "Overrides::is_none")]
+    pub overrides: Overrides,
+    /// The platform of the image.
+    pub platform: Platform,
+    /// What runs.
+    pub process: Process,
+    /// The version of `eif`.
+    pub version: String,
+}
+
+/// A kernel module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Module {
+    /// Its file name in ramdisk 1.
+    pub name: String,
+    /// SHA-256 of its bytes, in lower-case hex.
+    pub sha256: String,
+}
+
+impl Record {
+    pub(super) fn new(plan: &Plan, boot: &Boot, image: &Image, process: &Process) -> Self {
+        let sha256 = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+        let module = |(name, bytes): &(String, Vec<u8>)| Module { name: name.clone(), sha256: sha256(bytes) };
+        Self {
+            cmdline: boot.cmdline.clone(),
+            compress: plan.compress,
+            diff_ids: image.layers().iter().map(|layer| layer.diff_id).collect(),
+            init_sha256: sha256(&boot.init),
+            kernel_sha256: sha256(&boot.kernel),
+            modules: boot.modules.iter().map(module).collect(),
+            mtime: plan.mtime,
+            overrides: plan.overrides.clone(),
+            platform: plan.platform,
+            process: process.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
