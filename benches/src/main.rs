@@ -3,7 +3,6 @@
 //! `eif-bench algorithms` times the libraries that could do the work, on both cores at once. `eif-bench build` times
 //! `eif build` and others on an image. Absolute times are printed for people; only ratios of one run mean anything.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that a person runs")]
-#![expect(clippy::disallowed_methods, reason = "it measures time, and keeps its images in the user's cache")]
 
 mod algorithms;
 mod build;
