@@ -9,7 +9,7 @@ name=$1 dir=$2
 case $name in
 middle) set -- 'bash coreutils python3' \
     'python3-pandas python3-requests python3-cryptography python3-lxml python3-sqlalchemy python3-dev gcc' ;;
-large) set -- 'bash coreutils python3 perl' 'python3-pandas' 'gcc g++' 'gdb cmake' 'python3-scipy' 'clang-14 llvm-14-dev' 'nodejs' ;;
+large) set -- 'bash coreutils python3 perl' 'python3-pandas' 'gcc g++' 'gdb cmake' 'python3-scipy' 'clang-14 llvm-14-dev' 'git valgrind' ;;
 *) echo 'usage: images.sh middle|large DIR' >&2; exit 2 ;;
 esac
 
