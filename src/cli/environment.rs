@@ -6,6 +6,8 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use eif::image::{AuthFile, Standing};
+
 use super::failure::Failure;
 
 /// Seconds since 1970 (reproducible-builds.org, SOURCE_DATE_EPOCH).
@@ -40,6 +42,36 @@ pub fn processors() -> NonZeroUsize {
 #[expect(clippy::disallowed_methods, reason = "which programs there are is the user's to say")]
 pub fn search_path() -> OsString {
     env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"))
+}
+
+/// Where podman, skopeo and docker keep logins, in skopeo's order: REGISTRY_AUTH_FILE and then nothing else; or
+/// podman's files, docker's, and docker's of old (containers-auth.json(5); docker's documentation, `docker login`).
+#[expect(clippy::disallowed_methods, reason = "logins are the user's, and have no influence on a result")]
+pub fn auth_files() -> Vec<AuthFile> {
+    let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(named) = folder("REGISTRY_AUTH_FILE") {
+        return vec![AuthFile::new(named, Standing::Named)];
+    }
+    let home = folder("HOME");
+    let at_home = |name: &str| home.as_ref().map(|home| home.join(name));
+    let usual = [
+        folder("XDG_RUNTIME_DIR").map(|run| run.join("containers/auth.json")).or_else(of_podman),
+        folder("XDG_CONFIG_HOME").or_else(|| at_home(".config")).map(|config| config.join("containers/auth.json")),
+        folder("DOCKER_CONFIG").or_else(|| at_home(".docker")).map(|docker| docker.join("config.json")),
+    ];
+    let usual = usual.into_iter().flatten().map(|path| AuthFile::new(path, Standing::Usual));
+    usual.chain(at_home(".dockercfg").map(|path| AuthFile::new(path, Standing::Old))).collect()
+}
+
+/// Podman's file where XDG_RUNTIME_DIR is not set, as for root.
+#[cfg(target_os = "linux")]
+fn of_podman() -> Option<PathBuf> {
+    Some(PathBuf::from(format!("/run/containers/{}/auth.json", rustix::process::getuid().as_raw())))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn of_podman() -> Option<PathBuf> {
+    None
 }
 
 /// A JSON object that the user wrote.

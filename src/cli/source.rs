@@ -1,8 +1,8 @@
 //! Options that decide how an image is got, and nothing of what is built from it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use eif::image::{Access, Store};
+use eif::image::{Access, AuthFile, Credentials, Secret, Standing, Store};
 
 use super::environment;
 use super::failure::Failure;
@@ -20,6 +20,14 @@ pub struct SourceOptions {
     /// What may stay of downloads when the build ends; what was not used for the longest time goes first
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_BOUND, value_parser = size)]
     max_cache: u64,
+    /// Log in to the registry with these; every process of this machine can read them in the list of processes, so
+    /// --authfile is better
+    #[arg(long, value_name = "USER:PASS")]
+    creds: Option<String>,
+    /// Take logins from this file of podman's or docker's, and from no other [default: REGISTRY_AUTH_FILE, else the
+    /// files of podman and docker]
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
 }
 
 /// The largest images (machine learning) have 5 GiB and more; two of them fit, and the disk of a small build machine
@@ -34,7 +42,24 @@ impl SourceOptions {
             Some(cache) => Store::open(&cache.join("blobs"), Some(self.max_cache))?,
             None => Store::temporary(scratch)?,
         };
-        Ok(Access { limit, offline: self.offline, ..Access::new(store, scratch.to_owned()) })
+        let credentials = self.credentials()?;
+        Ok(Access { limit, offline: self.offline, credentials, ..Access::new(store, scratch.to_owned()) })
+    }
+
+    fn credentials(&self) -> Result<Credentials, Failure> {
+        let files = match &self.authfile {
+            Some(file) => vec![AuthFile::new(file, Standing::Named)],
+            None => environment::auth_files(),
+        };
+        let credentials = Credentials::new(files, environment::search_path());
+        let Some(given) = &self.creds else { return Ok(credentials) };
+        // What was given is not repeated: it may be a secret.
+        match given.split_once(':') {
+            Some((user, password)) if !user.is_empty() => {
+                Ok(credentials.with_login(user.to_owned(), Secret::new(password)))
+            }
+            _ => Err(Failure::usage("--creds takes USER:PASS")),
+        }
     }
 }
 
@@ -54,6 +79,28 @@ pub fn size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+    use eif::image::Login;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: SourceOptions,
+    }
+
+    fn credentials(given: &str) -> Result<Credentials, Failure> {
+        Line::try_parse_from(["eif", "--creds", given]).unwrap_or_else(|error| panic!("{error}")).options.credentials()
+    }
+
+    #[test]
+    fn a_password_may_hold_colons_and_a_mistake_is_not_repeated() {
+        let found = credentials("u:p:q").unwrap_or_else(|error| panic!("{error:?}")).lookup("r", "x").unwrap();
+        assert_eq!(found.login, Login::Basic { user: "u".to_owned(), password: Secret::new("p:q") });
+        for bad in ["hidden", ":hidden", ""] {
+            let Err(failure) = credentials(bad) else { panic!("{bad}") };
+            assert!(!format!("{failure:?}").contains("hidden"), "{failure:?}");
+        }
+    }
 
     #[test]
     fn sizes_are_powers_of_1024() {

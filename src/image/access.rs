@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Store;
+use super::{Credentials, Store};
 
 /// An archive that is not a file, or is compressed, may have this many plain bytes: as many as an image by default.
 const ARCHIVE_LIMIT: u64 = 16 << 30;
@@ -18,11 +18,13 @@ pub struct Access {
     pub limit: u64,
     /// Whether nothing may be asked of the network.
     pub offline: bool,
+    /// Who registries are told that we are.
+    pub credentials: Credentials,
 }
 
 impl Access {
-    /// The network may be used, and a temporary file may have 16 GiB.
+    /// The network may be used, registries are asked as nobody, and a temporary file may have 16 GiB.
     pub fn new(store: Store, scratch: PathBuf) -> Self {
-        Self { store, scratch, limit: ARCHIVE_LIMIT, offline: false }
+        Self { store, scratch, limit: ARCHIVE_LIMIT, offline: false, credentials: Credentials::none() }
     }
 }
