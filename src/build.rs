@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::eif::metadata::Facts;
+use crate::eif::signature::Signer;
 use crate::eif::{self, Measurements, Metadata, Writer, Written};
 use crate::image::{self, Image, Platform, Process, Reference};
 use crate::initramfs::{Application, Bootstrap, Compress, Encoder, Mtime, Need, write_application, write_bootstrap};
@@ -63,12 +64,14 @@ pub struct Plan {
     pub cache: Option<PathBuf>,
     /// A lock to write, or to be held to.
     pub lock: Option<lock::Request>,
+    /// Who signs the file. It has no influence on any other byte, nor on PCR0, PCR1 and PCR2.
+    pub signer: Option<Signer>,
 }
 
 /// What was built.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// PCR0, PCR1, PCR2.
+    /// PCR0, PCR1, PCR2, and PCR8 of a signed file.
     pub measurements: Measurements,
     /// Digest of the image's manifest, where the transport has one.
     pub manifest: Option<image::Digest>,
@@ -432,6 +435,10 @@ fn write<W: Write + Seek>(
     let mut ramdisk = Encoder::new(writer.ramdisk()?, plan.compress, threads).map_err(failed(2))?;
     let second = write_application(app, &mut ramdisk, progress).map_err(failed(2))?;
     ramdisk.finish().map_err(failed(2))?;
+    if let Some(signer) = &plan.signer {
+        let section = signer.section(&writer.measurements()?.pcr0).map_err(eif::Error::from)?;
+        writer.signature(&section, signer.certificate().pcr8())?;
+    }
     let (out, written) = writer.finish()?;
     Ok((out, written, [first, second]))
 }

@@ -39,6 +39,14 @@ impl Output {
         Ok(Self { file, name: Some(name), target })
     }
 
+    /// Gives the file these permissions in place of a new one's.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn set_permissions(&self, permissions: fs::Permissions) -> io::Result<()> {
+        self.file.set_permissions(permissions)
+    }
+
     /// Gives the file its name, in place of an old one.
     ///
     /// # Errors

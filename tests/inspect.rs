@@ -201,11 +201,11 @@ fn metadata_size() -> usize {
     Metadata::new(Facts::default()).unwrap().to_bytes().unwrap().len()
 }
 
-/// The certificate is told, and that nobody has verified it.
+/// A signature section whose certificate and signature are none.
 #[test]
 fn a_signature_is_not_claimed_to_be_valid() {
     let pem = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-    let cbor = [&b"\x81\xa1\x73signing_certificate\x58"[..], &[u8::try_from(pem.len()).unwrap()], pem].concat();
+    let cbor = [&b"\x81\xa2\x69signature\x40\x73signing_certificate\x58"[..], &[u8::try_from(pem.len()).unwrap()], pem];
     let mut writer = Writer::new(Cursor::new(Vec::new()), Options { arch: Arch::X86_64, threads: 1 }).unwrap();
     writer.kernel(&mut &fake_bzimage()[..]).unwrap();
     writer.cmdline(b"quiet").unwrap();
@@ -214,15 +214,15 @@ fn a_signature_is_not_claimed_to_be_valid() {
         writer.ramdisk().unwrap().write_all(&trailer()).unwrap();
     }
     let pcr8 = Pcr::of_certificate(b"\x30\x00");
-    writer.signature(&cbor, pcr8).unwrap();
+    writer.signature(&cbor.concat(), pcr8).unwrap();
     let env = TestEnv::new();
     env.write("signed.eif", writer.finish().unwrap().0.into_inner());
     let object = env.eif(&["inspect", "signed.eif", "--json"]).success().json();
-    let sha256 = eif_testdata::sha256(b"\x30\x00");
-    let sha256 = sha256.strip_prefix("sha256:").unwrap_or(&sha256);
-    assert_eq!(object["signature"], json!({"valid": null, "certificate": {"sha256": sha256}}));
-    assert_eq!((&object["findings"], &object["Measurements"]["PCR8"]), (&json!([]), &json!(pcr8)));
-    assert!(env.eif(&["inspect", "signed.eif"]).success().stdout().contains("signature  not verified here"));
+    assert_eq!(object["signature"], json!({"valid": false, "certificate": null}));
+    assert_eq!(object["Measurements"]["PCR8"], json!(pcr8));
+    assert_eq!(object["findings"].as_array().unwrap().len(), 1);
+    assert_eq!(object["findings"][0]["code"], "E-signature-certificate");
+    assert!(env.eif(&["inspect", "signed.eif"]).success().stdout().contains("signature  NOT VALID"));
 }
 
 #[test]

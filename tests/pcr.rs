@@ -78,7 +78,7 @@ fn a_broken_file_is_refused_by_name() {
         env.eif(&["pcr", "cut.eif"]).refused("E-eif-bounds").says("section 4 (ramdisk) claims 12 bytes at offset 0x");
     let _ = env.eif(&["pcr", "none.eif"]).refused("E-io").says("none.eif");
     env.write("text.pem", "no certificate");
-    let _ = env.eif(&["pcr", "--signing-certificate", "text.pem"]).refused("E-eif-signature");
+    let _ = env.eif(&["pcr", "--signing-certificate", "text.pem"]).refused("E-cert");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use eif::rootfs::{Limits, Options, Overrides};
 
 use super::environment;
 use super::failure::Failure;
+use super::sign::SigningOptions;
 use super::source::{SourceOptions, size};
 use super::ui::Ui;
 
@@ -21,7 +22,8 @@ use super::ui::Ui;
   eif build docker-archive:app.tar -o app.eif
   eif build oci:layout:v1 -o app.eif --cmd serve --cmd --port=80 --user 1000:1000
   eif build oci:layout:v1 -o app.eif --lock eif.lock
-  eif build oci:layout:v1 -o app.eif --locked")]
+  eif build oci:layout:v1 -o app.eif --locked
+  eif build docker-archive:app.tar -o app.eif --signing-certificate cert.pem --private-key key.pem")]
 pub struct Args {
     /// The image: oci:PATH[:TAG|@DIGEST], oci-archive:PATH[:TAG] or docker-archive:PATH[:NAME]; PATH `-` is stdin
     image: OsString,
@@ -36,6 +38,8 @@ pub struct Args {
     locked: bool,
     #[command(flatten)]
     options: BuildOptions,
+    #[command(flatten)]
+    signing: SigningOptions,
 }
 
 /// What decides the bytes; `eif build` and others that build share it.
@@ -120,6 +124,7 @@ enum CompressFormat {
 pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     let mut plan = args.options.plan(&args.image)?;
     plan.lock = lock(args.lock, args.locked, &args.image)?;
+    plan.signer = args.signing.signer()?;
     let report = eif::build::build(&plan, &args.output, &ui.progress())?;
     tell(&report, ui);
     ui.data(&report.measurements.to_json())?;
@@ -225,6 +230,7 @@ impl BuildOptions {
             access,
             cache: environment::cache_if_any(),
             lock: None,
+            signer: None,
         })
     }
 }

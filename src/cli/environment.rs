@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use eif::image::{AuthFile, Standing};
 
@@ -17,6 +18,13 @@ pub fn source_date_epoch() -> Result<Option<u64>, Failure> {
     let number = text.to_str().and_then(|text| text.parse().ok());
     let bad = || Failure::usage(format!("SOURCE_DATE_EPOCH is no number of seconds: {}", text.to_string_lossy()));
     number.map(Some).ok_or_else(bad)
+}
+
+/// Seconds since 1970 by this machine's clock; a certificate that is not valid by it is not signed with.
+/// SOURCE_DATE_EPOCH has no part in it: it may lie before the certificate's time.
+#[expect(clippy::disallowed_methods, reason = "whether a certificate is valid now is a question to the clock")]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// `$XDG_CACHE_HOME/eif`, else `$HOME/.cache/eif` (XDG Base Directory Specification).

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use eif::Refusal;
 use eif::eif::{Eif, Metadata};
-use eif::verify::{self, Inspection, Ramdisk, Range, Section};
+use eif::verify::{self, Certificate, Inspection, Ramdisk, Range, Section, Signature};
 use serde_json::Value;
 
 use super::environment;
@@ -99,7 +99,7 @@ fn table(facts: &Inspection, size: u64) -> String {
     }
     process_rows(facts, &mut row);
     row("metadata", metadata_text(facts.metadata.as_ref()));
-    row("signature", signature_text(facts));
+    signature_rows(facts, &mut row);
     match facts.findings.len() {
         0 => row("findings", "none".to_owned()),
         _ => facts.findings.iter().for_each(|finding| {
@@ -146,16 +146,18 @@ fn metadata_text(metadata: Option<&Metadata>) -> String {
     shown(&format!("not measured, anyone can change it: {image_name} {image_version}, {built}"))
 }
 
-fn signature_text(facts: &Inspection) -> String {
-    match &facts.signature {
-        None => "none".to_owned(),
-        Some(signature) => {
-            let valid = match signature.valid {
-                None => "not verified here",
-                Some(true) => "valid",
-                Some(false) => "NOT VALID",
-            };
-            format!("{valid}, certificate with SHA-256 {}", signature.certificate.sha256)
-        }
-    }
+fn signature_rows(facts: &Inspection, row: &mut impl FnMut(&str, String)) {
+    let Some(Signature { valid, certificate }) = &facts.signature else { return row("signature", "none".to_owned()) };
+    let valid = if *valid { "valid" } else { "NOT VALID" };
+    let Some(certificate) = certificate else {
+        return row("signature", format!("{valid}, its certificate cannot be read"));
+    };
+    row(
+        "signature",
+        format!("{valid}, {} by {}", certificate.algorithm.unwrap_or("none"), shown(&certificate.subject)),
+    );
+    let Certificate { issuer, serial, not_before, not_after, sha256, .. } = certificate;
+    row("", format!("issued by {}, serial {serial}", shown(issuer)));
+    row("", format!("valid from {not_before} to {not_after}, which is not compared with any clock"));
+    row("", format!("certificate with SHA-256 {sha256}"));
 }

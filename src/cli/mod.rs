@@ -11,6 +11,7 @@ mod kernel;
 mod pcr;
 mod reference;
 mod run;
+mod sign;
 mod source;
 mod ui;
 
@@ -65,6 +66,7 @@ enum Command {
     Kernel(kernel::Args),
     /// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives
     Pcr(Box<pcr::Args>),
+    Sign(sign::Args),
     /// Boot an .eif and show its console
     Run(run::Args),
     Cache(cache::Args),
@@ -99,6 +101,7 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Extract(args) => extract::run(args, ui),
         Command::Kernel(args) => kernel::run(args, ui),
         Command::Pcr(args) => pcr::run(*args, ui),
+        Command::Sign(args) => sign::run(args, ui),
         Command::Run(args) => run::run(args, ui),
         Command::Cache(args) => cache::run(args, ui),
         Command::Completions(args) => reference::completions(&args, ui),

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use eif::Refusal;
-use eif::eif::{Eif, Measurements, Pcr, signature};
+use eif::eif::{Eif, Measurements, Pcr};
 
 use super::build::{self, BuildOptions};
 use super::environment;
 use super::failure::Failure;
+use super::inspect::at;
+use super::sign;
 use super::ui::Ui;
 
 /// Transports that a file name is not taken for.
@@ -23,7 +24,8 @@ const TRANSPORTS: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  eif pcr app.eif\n  eif pcr app.eif --format env\n  \
                         eif pcr docker-archive:app.tar\n  \
-                        eif pcr --role-arn arn:aws:iam::123456789012:role/Webserver")]
+                        eif pcr --role-arn arn:aws:iam::123456789012:role/Webserver\n  \
+                        eif pcr docker-archive:app.tar --signing-certificate cert.pem")]
 pub struct Args {
     #[command(flatten)]
     what: What,
@@ -34,22 +36,23 @@ pub struct Args {
     format: Format,
 }
 
-/// Exactly one of them.
+/// Exactly one of them, or a file and a certificate.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(required = true, multiple = true)]
 struct What {
     /// The enclave image: PCR0, PCR1, PCR2, and PCR8 if it is signed. Or a container image (see `eif build`): the
     /// PCRs of what would be built, and no file is written
-    #[arg(value_name = "FILE.eif|IMAGE")]
+    #[arg(value_name = "FILE.eif|IMAGE", conflicts_with_all = ["role_arn", "instance_id", "input"])]
     file: Option<OsString>,
     /// PCR3 of an enclave whose parent has this IAM role
-    #[arg(long, value_name = "ARN")]
+    #[arg(long, value_name = "ARN", conflicts_with_all = ["instance_id", "signing_certificate", "input"])]
     role_arn: Option<String>,
     /// PCR4 of an enclave on this parent instance
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["signing_certificate", "input"])]
     instance_id: Option<String>,
-    /// PCR8 of an enclave image signed with this certificate (PEM)
-    #[arg(long, value_name = "CERT.pem")]
+    /// PCR8 of an enclave image signed with this certificate (PEM); beside FILE or IMAGE, all PCRs that it would
+    /// have if it were signed with it
+    #[arg(long, value_name = "CERT.pem", conflicts_with = "input")]
     signing_certificate: Option<PathBuf>,
     /// The PCR that any file gives, as `nitro-cli pcr --input` has it
     #[arg(long, value_name = "FILE")]
@@ -81,6 +84,7 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Some(what) => {
             let measured =
                 if is_image(what) { measure_image(what, args.options, ui)? } else { measure(Path::new(what))? };
+            let measured = signed_with(measured, args.what.signing_certificate.as_deref())?;
             if format == Format::Json { measured.to_json() } else { lines(&measured.named(), format) }
         }
         None if format == Format::Json => object(single(&args.what)?),
@@ -107,6 +111,11 @@ fn measure(path: &Path) -> Result<Measurements, Failure> {
     eif.measure(environment::processors().get()).map_err(|error| at(path, &error))
 }
 
+fn signed_with(measured: Measurements, certificate: Option<&Path>) -> Result<Measurements, Failure> {
+    let Some(path) = certificate else { return Ok(measured) };
+    Ok(Measurements { pcr8: Some(sign::pcr8(path)?), ..measured })
+}
+
 /// The value that one of the other options asks for, with the name that nitro-cli gives it.
 fn single(what: &What) -> Result<(&'static str, Pcr), Failure> {
     if let Some(arn) = &what.role_arn {
@@ -116,9 +125,7 @@ fn single(what: &What) -> Result<(&'static str, Pcr), Failure> {
         return Ok(("PCR4", Pcr::of_instance(id)));
     }
     if let Some(path) = &what.signing_certificate {
-        let pem = std::fs::read(path).map_err(|error| io(path, &error))?;
-        let der = signature::der(&pem).map_err(|error| at(path, &error))?;
-        return Ok(("PCR8", Pcr::of_certificate(&der)));
+        return Ok(("PCR8", sign::pcr8(path)?));
     }
     let Some(path) = &what.input else { return Err(Failure::usage("nothing to measure")) };
     let pcr = Pcr::of_reader(&mut open(path)?).map_err(|error| io(path, &error))?;
@@ -146,11 +153,6 @@ fn open(path: &Path) -> Result<File, Failure> {
 
 fn io(path: &Path, error: &std::io::Error) -> Failure {
     Failure::refused("E-io", format!("{}: {error}", path.display()))
-}
-
-fn at(path: &Path, error: &eif::eif::Error) -> Failure {
-    let failure = Failure::refused(error.code(), format!("{}: {error}", path.display()));
-    error.help().into_iter().fold(failure, Failure::with_help)
 }
 
 #[cfg(test)]

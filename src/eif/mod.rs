@@ -34,6 +34,7 @@
 //! Flags, suggested memory and CPUs, metadata and the order of sections among themselves are not measured.
 //! [`measure`] has the registers.
 
+mod append;
 mod fault;
 pub mod header;
 pub mod measure;
@@ -117,9 +118,12 @@ pub enum Error {
     /// Metadata that cannot be put into a file.
     #[error("{0}")]
     Metadata(String),
-    /// A signature section or certificate that cannot be read.
-    #[error("{0}")]
-    Signature(String),
+    /// A signature that cannot be read or made.
+    #[error(transparent)]
+    Signature(#[from] signature::Error),
+    /// A signature section that is not the last one: without it all others would have other places.
+    #[error("{0} is not the last one: it cannot be replaced")]
+    SignaturePlace(Section),
     /// A time that has no form in RFC 3339.
     #[error("the build time {0} s is after the year 9999")]
     Time(u64),
@@ -146,7 +150,8 @@ impl Refusal for Error {
             Error::Cmdline { .. } => "E-eif-cmdline",
             Error::TooLarge { .. } => "E-eif-limit",
             Error::Metadata(_) => "E-eif-metadata",
-            Error::Signature(_) => "E-eif-signature",
+            Error::Signature(error) => error.code(),
+            Error::SignaturePlace(_) => "E-signature-place",
             Error::Time(_) => "E-eif-time",
         }
     }
@@ -154,6 +159,9 @@ impl Refusal for Error {
     fn help(&self) -> Vec<String> {
         let line = match self {
             Error::Fault(fault) => return vec![fault.help().to_owned()],
+            Error::Signature(error) => return error.help(),
+            Error::SignaturePlace(_) => "build the file again, and sign it then",
+            Error::Full { kind: Kind::Signature, .. } => "a signed file has room for 28 ramdisks: put two into one",
             Error::Cmdline { .. } => "the command line is packed as given: one line, without an end of line",
             Error::Time(_) => "SOURCE_DATE_EPOCH is in seconds since 1970, at most 253402300799",
             Error::Metadata(_) => "--metadata takes a JSON object without a key `eif`",

@@ -430,7 +430,7 @@ pub struct SectionReader<'a, S> {
 
 impl<S: Source> SectionReader<'_, S> {
     /// Fills `chunk` with the next [`CHUNK`] bytes or what is left; false at the end.
-    fn next_chunk(&mut self, chunk: &mut Vec<u8>) -> Result<bool, Error> {
+    pub(super) fn next_chunk(&mut self, chunk: &mut Vec<u8>) -> Result<bool, Error> {
         chunk.clear();
         self.by_ref().take(CHUNK as u64).read_to_end(chunk).map_err(Error::io("reading the .eif"))?;
         Ok(!chunk.is_empty())

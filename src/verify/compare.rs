@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::index::{Index, Node};
-use super::inspection::{Inspection, Section, inspect};
+use super::inspection::{Inspection, Section, Signature, inspect};
 use super::{Error, lines};
 use crate::eif::{Eif, Source};
 use crate::escaped;
@@ -33,7 +33,7 @@ pub enum Scope {
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// `PCR0`, `header`, `section`, `kernel`, `cmdline`, `metadata`, `process`, `ramdisk 1`, …
+    /// `PCR0`, `header`, `section`, `kernel`, `cmdline`, `signature`, `certificate`, `metadata`, `process`, `ramdisk 1`, …
     pub part: String,
     /// The entry's name, of a difference between entries; escaped.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,6 +109,7 @@ fn parts<A: Source, B: Source>(found: &mut Found, a: &Eif<A>, b: &Eif<B>, x: &In
     found.compare("kernel", "format", kernel(x).map(|k| k.format), kernel(y).map(|k| k.format));
     found.compare("kernel", "version", kernel(x).and_then(|k| k.version), kernel(y).and_then(|k| k.version));
     words(found, x.cmdline.as_deref(), y.cmdline.as_deref());
+    signatures(found, x.signature.as_ref(), y.signature.as_ref());
     let value = |facts: &Inspection| facts.metadata.as_ref().and_then(|m| serde_json::to_value(m).ok());
     members(found, "", value(x).as_ref(), value(y).as_ref());
 }
@@ -135,6 +136,18 @@ fn sections(found: &mut Found, a: &[Section], b: &[Section]) {
         found.compare(name, "flags", Some(one.flags), Some(other.flags));
         found.compare(name, "size", Some(one.size), Some(other.size));
         found.compare(name, "sha384", Some(&one.sha384), Some(&other.sha384));
+    }
+}
+
+/// Who has signed, and whether it holds. The bytes of two signatures by one key may differ: that is told of the section.
+fn signatures(found: &mut Found, a: Option<&Signature>, b: Option<&Signature>) {
+    found.compare("signature", "valid", a.map(|signature| signature.valid), b.map(|signature| signature.valid));
+    let value =
+        |signature: Option<&Signature>| signature.and_then(|s| serde_json::to_value(s.certificate.as_ref()?).ok());
+    let (a, b) = (value(a), value(b));
+    for field in ["subject", "issuer", "serial", "not_before", "not_after", "algorithm", "sha256"] {
+        let of = |certificate: &Option<Value>| Some(certificate.as_ref()?.get(field)?.as_str()?.to_owned());
+        found.compare("certificate", field, of(&a), of(&b));
     }
 }
 

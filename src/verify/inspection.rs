@@ -68,15 +68,28 @@ pub struct Section {
 /// A signature.
 #[derive(Debug, Clone, Serialize)]
 pub struct Signature {
-    /// `None`: it was not verified.
-    pub valid: Option<bool>,
-    /// The signing certificate.
-    pub certificate: Certificate,
+    /// Whether the certificate's key has signed this file's PCR0; if not, a finding says why. Time and the
+    /// certificate's issuer have no part in it.
+    pub valid: bool,
+    /// The signing certificate; `None` if it cannot be read.
+    pub certificate: Option<Certificate>,
 }
 
-/// What is known of the signing certificate.
-#[derive(Debug, Clone, Serialize)]
+/// The signing certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Certificate {
+    /// Whom it is for (RFC 4514).
+    pub subject: String,
+    /// Who issued it.
+    pub issuer: String,
+    /// Its number, `0A:1B:…`.
+    pub serial: String,
+    /// The first moment of its validity (RFC 3339).
+    pub not_before: String,
+    /// The last one.
+    pub not_after: String,
+    /// What its key signs with, `ES384`; `None` for a key that cannot sign an .eif.
+    pub algorithm: Option<&'static str>,
     /// SHA-256 of its DER, in hex: its fingerprint.
     pub sha256: String,
 }
@@ -131,12 +144,13 @@ pub fn inspect<S: Source>(eif: &Eif<S>, threads: usize) -> Result<Inspection, Er
     let kernel = kernel(eif, &mut findings)?;
     let (ramdisks, own) = ramdisks(eif, &mut findings)?;
     let process = process(eif, &own, &mut findings);
+    let measurements = readable(eif.measure(threads))?;
     Ok(Inspection {
-        measurements: readable(eif.measure(threads))?,
+        measurements,
         arch: eif.arch().name(),
         crc_ok: eif.crc_ok(),
         sections: eif.sections().iter().map(|section| digest(eif, section)).collect::<io::Result<_>>()?,
-        signature: signature(eif)?,
+        signature: signature(eif, measurements, &mut findings)?,
         kernel,
         cmdline: readable(eif.cmdline())?.map(|line| text(&line)),
         metadata: readable(eif.metadata())?.flatten(),
@@ -173,11 +187,34 @@ fn digest<S: Source>(eif: &Eif<S>, section: &eif::Section) -> io::Result<Section
     Ok(Section { kind: kind.to_string(), offset, size, flags, sha384: hex::encode(hash.finish()) })
 }
 
-fn signature<S: Source>(eif: &Eif<S>) -> Result<Option<Signature>, Error> {
-    let Some(Some(cbor)) = readable(eif.signature())? else { return Ok(None) };
-    let der = eif::signature::certificate_der(&cbor).ok();
-    let certificate = der.map(|der| Certificate { sha256: hex::encode(sha2::Sha256::digest(der)) });
-    Ok(certificate.map(|certificate| Signature { valid: None, certificate }))
+fn signature<S: Source>(
+    eif: &Eif<S>,
+    measurements: Option<Measurements>,
+    findings: &mut Vec<Finding>,
+) -> Result<Option<Signature>, Error> {
+    let Some(section) = eif.section(Kind::Signature) else { return Ok(None) };
+    // Where a part is missing, a fault among the findings has said why.
+    let unknown = Signature { valid: false, certificate: None };
+    let (Some(Some(cbor)), Some(measured)) = (readable(eif.signature())?, measurements) else {
+        return Ok(Some(unknown));
+    };
+    let Ok(verdict) = eif::signature::verify(&cbor, &measured.pcr0) else { return Ok(Some(unknown)) };
+    let found = verdict.problems.iter().map(|p| Finding::new(p.code(), p.to_string(), section.offset));
+    findings.extend(found);
+    Ok(Some(Signature { valid: verdict.valid(), certificate: verdict.certificate.as_ref().map(certificate) }))
+}
+
+fn certificate(certificate: &eif::signature::Certificate) -> Certificate {
+    let (not_before, not_after) = certificate.validity();
+    Certificate {
+        subject: certificate.subject(),
+        issuer: certificate.issuer(),
+        serial: certificate.serial(),
+        not_before: not_before.to_string(),
+        not_after: not_after.to_string(),
+        algorithm: certificate.public_key().ok().map(|key| key.algorithm().name()),
+        sha256: hex::encode(sha2::Sha256::digest(certificate.der())),
+    }
 }
 
 fn kernel<S: Source>(eif: &Eif<S>, findings: &mut Vec<Finding>) -> Result<Option<Kernel>, Error> {

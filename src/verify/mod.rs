@@ -23,7 +23,7 @@ use crate::{Refusal, eif, escaped};
 
 pub use compare::{Difference, Scope, compare};
 pub use extract::{Extracted, Request, extract};
-pub use inspection::{Finding, Inspection, Kernel, Ramdisk, Section, Signature, inspect};
+pub use inspection::{Certificate, Finding, Inspection, Kernel, Ramdisk, Section, Signature, inspect};
 pub use layout::{Range, layout};
 pub use listing::list;
 pub use tarball::rootfs;
