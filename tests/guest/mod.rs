@@ -1,4 +1,5 @@
 //! A guest for the tests of `launch`: our kernel, and the program `init.rs` beside this file as PID 1.
+#![allow(dead_code, reason = "every test file includes all of it and uses a part")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,18 +22,19 @@ pub fn ramdisk() -> &'static Path {
         let own = format!("guest-{}", std::process::id());
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let (program, ramdisk) = (folder.join(&own), folder.join(format!("{own}.cpio")));
-        compile(&program);
+        compile("init.rs", &program);
         std::fs::write(&ramdisk, newc(&std::fs::read(&program).unwrap())).unwrap();
         std::fs::remove_file(program).unwrap();
         ramdisk
     })
 }
 
-fn compile(program: &Path) {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/init.rs");
+/// Compiles a file beside this one into a static program.
+pub fn compile(source: &str, program: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(source);
     let rustc = Command::new("rustc")
         .args(["--edition", "2024", "-O", "-C", "strip=symbols", "-C", "target-feature=+crt-static", "-o"])
-        .args([program, Path::new(source)])
+        .args([program, &source])
         .output()
         .expect("rustc");
     let complaint = String::from_utf8_lossy(&rustc.stderr);

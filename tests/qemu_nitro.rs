@@ -1,0 +1,143 @@
+//! QEMU's point of view: its machine `nitro-enclave` reads our files by itself, measures them by itself, and tells the
+//! registers to the program inside through the security module. They are what `eif pcr` says.
+//!
+//! The program is made by `.ci/qemu-nitro`: no Debian package has that machine.
+#![cfg(target_os = "linux")]
+
+mod common;
+mod guest;
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use common::TestEnv;
+use common::boot::{Boot, Ended};
+use eif::eif::{Eif, Kind, Options, Pcr, Writer, signature};
+use eif::launch::vsock::{Config, Vsock};
+use eif_testdata::{Entry, Image, Layer};
+
+const INDEXES: [&str; 6] = ["0", "1", "2", "3", "4", "8"];
+const ROLE: &str = "arn:aws:iam::123456789012:role/Webserver";
+const INSTANCE: &str = "i-1234567890abcdef0";
+
+/// QEMU with that machine.
+fn qemu() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/qemu-nitro");
+        let made = Command::new("bash").arg(script).stdin(Stdio::null()).output().expect("install the package bash");
+        assert!(made.status.success(), "{script}: {}", String::from_utf8_lossy(&made.stderr));
+        PathBuf::from(String::from_utf8(made.stdout).unwrap().trim_end())
+    })
+}
+
+/// A file of `eif build`: the application prints registers.
+fn built(env: &TestEnv) -> PathBuf {
+    let program = env.path("nsm");
+    guest::compile("nsm.rs", &program);
+    let layer = Layer::new().entry(Entry::file("nsm", fs::read(program).unwrap()).mode(0o755));
+    let reference = env.layout("image", &Image::new(vec![layer]));
+    let words: Vec<_> = INDEXES.iter().flat_map(|index| ["--cmd", index]).collect();
+    env.build(&reference, "nsm", &[&["--entrypoint", "/nsm"][..], &words].concat())
+}
+
+/// The machine with this file, to its end. `further` are further properties of the machine.
+fn boot(env: &TestEnv, file: &Path, further: &str) -> Ended {
+    let vsock = Vsock::start(Config { guest_cid: 16, heartbeat: true, prefix: None }).unwrap();
+    let socket = format!("socket,id=vsock,path={}", vsock.socket().display());
+    let machine = format!("nitro-enclave,vsock=vsock{further}");
+    let mut command = env.command_of("setpriv", &["--pdeathsig", "KILL", "--"]);
+    command.arg(qemu()).args(["-M", &machine, "-L", "/usr/share/qemu", "-chardev", &socket, "-kernel"]).arg(file);
+    // microvm has no reset line but the triple fault; on a busy host the timer's check fails. See `launch::qemu`.
+    command.args(["-append", "reboot=t panic=-1 no_timer_check", "-accel", "tcg", "-cpu", "max", "-m", "256M"]);
+    command.args(["-no-user-config", "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+    Boot::spawn(command).finish().says_line("eif-init: exited with status 0")
+}
+
+/// What the program inside has printed.
+fn told(ended: &Ended) -> Vec<(String, String)> {
+    let lines = ended.console().filter(|line| line.starts_with("PCR"));
+    lines.map(|line| line.split_once(' ').unwrap()).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// `PCR0 …` of `eif pcr` and these arguments, for each register that it names; the others are zero.
+fn expected(env: &TestEnv, runs: &[&[&str]]) -> Vec<(String, String)> {
+    let mut all: Vec<_> = INDEXES.iter().map(|index| (format!("PCR{index}"), "0".repeat(96))).collect();
+    for arguments in runs {
+        let output = env.eif(&[&["pcr"][..], arguments, &["--format", "text"]].concat()).success();
+        for (name, value) in output.stdout().lines().map(|line| line.split_once(' ').unwrap()) {
+            all.iter_mut().find(|(known, _)| known == name).unwrap().1 = value.to_owned();
+        }
+    }
+    all
+}
+
+#[test]
+fn its_module_tells_what_eif_pcr_says() {
+    let env = TestEnv::with_kernels();
+    let ended = boot(&env, &built(&env), "");
+    assert_eq!(told(&ended), expected(&env, &[&["nsm.eif"]]));
+}
+
+/// Three ramdisks and a signature section in the form of AWS's library; PCR3 and PCR4 on top.
+#[test]
+fn every_register_of_a_signed_file_with_a_parent() {
+    let env = TestEnv::with_kernels();
+    let built = built(&env);
+    let signed = signed(&env, &built);
+    let ended = boot(&env, &signed, &format!(",parent-role={ROLE},parent-id={INSTANCE}"));
+    let runs: [&[&str]; 3] = [&["signed.eif"], &["--role-arn", ROLE], &["--instance-id", INSTANCE]];
+    let expected = expected(&env, &runs);
+    assert!(expected.iter().all(|(_, value)| !value.trim_matches('0').is_empty()), "{expected:?}");
+    assert_eq!(told(&ended), expected);
+    let certificate = env.eif(&["pcr", "--signing-certificate", "cert.pem", "--format", "text"]).success();
+    assert_eq!(certificate.stdout().trim_end(), format!("PCR8 {}", expected[5].1));
+}
+
+/// The file with a small third ramdisk and a signature section. The certificate is real; the signature is not, and
+/// nobody here looks at it.
+fn signed(env: &TestEnv, built: &Path) -> PathBuf {
+    let certificate = certificate(env);
+    let eif = Eif::open(File::open(built).unwrap()).unwrap();
+    let path = env.path("signed.eif");
+    let mut writer = Writer::new(File::create(&path).unwrap(), Options { arch: eif.arch(), threads: 1 }).unwrap();
+    writer.kernel(&mut eif.read(eif.section(Kind::Kernel).unwrap())).unwrap();
+    writer.cmdline(&eif.cmdline().unwrap()).unwrap();
+    let metadata = eif.section(Kind::Metadata).unwrap();
+    let mut json = Vec::new();
+    eif.read(metadata).read_to_end(&mut json).unwrap();
+    writer.metadata(&json).unwrap();
+    for section in eif.ramdisks().chain(eif.ramdisks().next()) {
+        io::copy(&mut eif.read(section), &mut writer.ramdisk().unwrap()).unwrap();
+    }
+    let pcr8 = Pcr::of_certificate(&signature::der(&certificate).unwrap());
+    writer.signature(&section(&certificate), pcr8).unwrap();
+    writer.finish().unwrap();
+    path
+}
+
+/// `cert.pem`, self-signed.
+fn certificate(env: &TestEnv) -> Vec<u8> {
+    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:secp384r1 -nodes -keyout key.pem -out cert.pem -days 2 \
+                 -subj /CN=test";
+    let mut openssl = env.command_of("openssl", &words.split_whitespace().collect::<Vec<_>>());
+    let made = openssl.output().expect("install the package openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    fs::read(env.path("cert.pem")).unwrap()
+}
+
+/// `[{"signing_certificate": [integers], "signature": [integers]}]`, as AWS's library writes it.
+fn section(certificate: &[u8]) -> Vec<u8> {
+    let mut encoder = minicbor::Encoder::new(Vec::new());
+    encoder.array(1).unwrap().map(2).unwrap();
+    for (key, bytes) in [("signing_certificate", certificate), ("signature", &[0; 96])] {
+        encoder.str(key).unwrap().array(bytes.len() as u64).unwrap();
+        for byte in bytes {
+            encoder.u8(*byte).unwrap();
+        }
+    }
+    encoder.into_writer()
+}
