@@ -121,14 +121,14 @@ impl Refusal for Error {
     }
 
     fn help(&self) -> Vec<String> {
-        let value = |text: &Option<String>| text.clone().unwrap_or_else(|| "nothing".to_owned());
+        let shown = |text: &Option<String>| text.clone().unwrap_or_else(|| "nothing".to_owned());
         match self {
             Error::Io { .. } => vec!["check the path; `eif build IMAGE -o FILE --lock LOCK` writes a lock".to_owned()],
             Error::Broken { .. } => vec!["`eif build IMAGE -o FILE --lock LOCK` writes it anew".to_owned()],
             Error::Version { .. } => vec!["use the version of `eif` that wrote it, or write it anew".to_owned()],
             Error::Drift { drift, .. } => {
                 let line = |Drift { fact, locked, now }: &Drift| {
-                    format!("{fact}: locked {}, now {}", value(locked), value(now))
+                    format!("{fact}: locked {}, now {}", shown(locked), shown(now))
                 };
                 let mut lines: Vec<String> = drift.iter().map(line).collect();
                 lines.push("if that is meant, build without --locked: the lock is written anew".to_owned());
@@ -172,18 +172,18 @@ impl Lock {
         }
         serde_json::from_value(value).map_err(|error| broken(error.to_string()))
     }
+}
 
-    fn to_value(&self) -> Value {
-        // Strings, numbers and objects with string keys always serialise.
-        metadata::sorted(serde_json::to_value(self).unwrap_or_default())
-    }
+/// What is another thing in `now` than in `locked` (two locks, or two records), in the order of a lock's keys.
+pub fn drift<T: Serialize>(locked: &T, now: &T) -> Vec<Drift> {
+    let mut found = Vec::new();
+    walk("", Some(&value(locked)), Some(&value(now)), &mut found);
+    found
+}
 
-    /// What is another thing in `now`, in the order of the file.
-    pub fn drift(&self, now: &Self) -> Vec<Drift> {
-        let mut found = Vec::new();
-        walk("", Some(&self.to_value()), Some(&now.to_value()), &mut found);
-        found
-    }
+fn value(of: &impl Serialize) -> Value {
+    // Strings, numbers and objects with string keys always serialise.
+    metadata::sorted(serde_json::to_value(of).unwrap_or_default())
 }
 
 fn walk(fact: &str, locked: Option<&Value>, now: Option<&Value>, found: &mut Vec<Drift>) {
@@ -233,11 +233,11 @@ impl<'a> Pending<'a> {
     pub(super) fn settle(&mut self, report: &Report) -> Result<(), Error> {
         match self {
             Self::Check(request, lock) => {
-                let drift = lock.drift(&Lock::of(&request.reference, report));
+                let drift = drift(&**lock, &Lock::of(&request.reference, report));
                 if drift.is_empty() { Ok(()) } else { Err(Error::Drift { path: request.path.clone(), drift }) }
             }
             Self::Write(request, output) => {
-                let value = Lock::of(&request.reference, report).to_value();
+                let value = value(&Lock::of(&request.reference, report));
                 // The alternate form is serde_json's pretty one, two spaces deep.
                 writeln!(output, "{value:#}").map_err(|source| Error::Io { path: request.path.clone(), source })
             }

@@ -165,14 +165,20 @@ pub fn mib(bytes: u64) -> String {
 }
 
 impl BuildOptions {
-    /// Whether none was given.
-    pub fn is_default(&self) -> bool {
+    /// What it is when none is given.
+    pub fn none() -> Result<Self, Failure> {
         #[derive(clap::Parser)]
         struct Nothing {
             #[command(flatten)]
             options: BuildOptions,
         }
-        Nothing::try_parse_from(["eif"]).is_ok_and(|nothing| nothing.options == *self)
+        let parsed = Nothing::try_parse_from(["eif"]).map_err(|error| Failure::usage(error.to_string()))?;
+        Ok(parsed.options)
+    }
+
+    /// Whether none was given.
+    pub fn is_default(&self) -> bool {
+        Self::none().is_ok_and(|none| none == *self)
     }
 
     /// Every check that needs no image.

@@ -61,7 +61,7 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
 }
 
 /// A file that is missing leaves the question open; one that is no .eif is refused.
-fn open(path: &OsStr) -> Result<Eif, Failure> {
+pub fn open(path: &OsStr) -> Result<Eif, Failure> {
     let path = Path::new(path);
     let unreadable = |error| Failure::refused("E-io", format!("{}: {error}", path.display())).undecided();
     let file = File::open(path).map_err(unreadable)?;
@@ -92,7 +92,8 @@ struct Verdict<'a> {
     differences: &'a [Difference],
 }
 
-fn text(differences: &[Difference]) -> String {
+/// One line and perhaps some lines of text for each difference.
+pub fn text(differences: &[Difference]) -> String {
     if differences.is_empty() {
         return "the same\n".to_owned();
     }

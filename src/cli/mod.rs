@@ -14,6 +14,7 @@ mod run;
 mod sign;
 mod source;
 mod ui;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -70,6 +71,7 @@ enum Command {
     /// Boot an .eif and show its console
     Run(run::Args),
     Cache(cache::Args),
+    Verify(Box<verify::Args>),
     Completions(reference::Completions),
     Man(reference::Man),
 }
@@ -104,6 +106,7 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Sign(args) => sign::run(args, ui),
         Command::Run(args) => run::run(args, ui),
         Command::Cache(args) => cache::run(args, ui),
+        Command::Verify(args) => verify::run(*args, ui),
         Command::Completions(args) => reference::completions(&args, ui),
         Command::Man(args) => reference::man(&args, ui),
     }

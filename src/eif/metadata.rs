@@ -179,6 +179,19 @@ pub fn rfc3339(epoch: u64) -> Result<String, Error> {
     Ok(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"))
 }
 
+/// The reverse of [`rfc3339`]: seconds since 1970 of a time in that form; `None` for any other text.
+pub fn epoch(text: &str) -> Option<u64> {
+    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    // The days of a year are 365 or 366: what is left is looked for.
+    let first = year.checked_sub(1970)?.checked_mul(365)?;
+    let date = (year, month, day);
+    let day = (first..first.checked_add(2500)?).find(|day| civil(*day) == date)?;
+    let epoch = day.checked_mul(86_400)?.checked_add(hour * 3600 + minute * 60 + second)?;
+    (rfc3339(epoch).ok()? == text).then_some(epoch)
+}
+
 /// The Gregorian date of a day since 1970-01-01. Years are counted from 1 March, so that a leap day is a year's last.
 fn civil(days: u64) -> (u64, u64, u64) {
     const FROM_0000_03_01: u64 = 719_468;
@@ -203,7 +216,7 @@ mod tests {
     /// From `date -u -d @N +%FT%TZ`.
     #[test]
     fn times_are_dates_of_gnu_date() {
-        for (epoch, text) in [
+        for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),
             (951_782_400, "2000-02-29T00:00:00Z"),
@@ -214,8 +227,13 @@ mod tests {
             (1_735_689_599, "2024-12-31T23:59:59Z"),
             (253_402_300_799, "9999-12-31T23:59:59Z"),
         ] {
-            assert_eq!(rfc3339(epoch).unwrap(), text);
+            assert_eq!(rfc3339(seconds).unwrap(), text);
+            assert_eq!(epoch(text), Some(seconds));
         }
+        for text in ["", "1970-01-01", "1969-12-31T23:59:59Z", "2023-02-29T00:00:00Z", "1970-01-01T24:00:00Z"] {
+            assert_eq!(epoch(text), None, "{text}");
+        }
+        assert_eq!(epoch("1970-01-01T00:00:00+01"), None);
         assert_eq!(rfc3339(253_402_300_800).unwrap_err().code(), "E-eif-time");
         assert!(rfc3339(u64::MAX).is_err());
     }

@@ -189,6 +189,29 @@ impl<S: Source> Eif<S> {
         self.section(Kind::Signature).map(|section| self.in_memory(section, MAX_SIGNATURE)).transpose()
     }
 
+    /// The file as it was before its signature was put behind the other sections; the same file where none stands
+    /// there. No fault is carried over.
+    ///
+    /// # Errors
+    /// Reading fails.
+    pub fn unsigned(&self) -> Result<Eif<&S>, Error> {
+        let (header, sections) = (self.header.clone(), self.sections.clone());
+        let mut eif =
+            Eif { source: &self.source, size: self.size, header, sections, crc: self.crc, faults: Vec::new() };
+        let count = usize::from(self.header.num_sections);
+        let last = eif.sections.pop_if(|last| last.kind == Kind::Signature && last.slot.saturating_add(1) == count);
+        let Some(Section { slot, offset, .. }) = last else { return Ok(eif) };
+        eif.size = offset;
+        eif.header.num_sections = self.header.num_sections.saturating_sub(1);
+        for table in [&mut eif.header.offsets, &mut eif.header.sizes] {
+            table.iter_mut().skip(slot).for_each(|field| *field = 0);
+        }
+        eif.check_crc(&eif.header.to_bytes())?;
+        eif.faults.clear();
+        eif.header.crc32 = eif.crc.unwrap_or_default();
+        Ok(eif)
+    }
+
     /// The registers, computed from the data in file order, as AWS's library does. PCR8 is there if the file is signed.
     ///
     /// QEMU hashes in the order of the header's slots; where that is another order, no value is right, and there is an

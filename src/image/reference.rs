@@ -66,6 +66,18 @@ impl Reference {
     }
 }
 
+impl Reference {
+    /// The same place, and in it the image with this manifest or index digest; `None` where images have none.
+    pub fn at(&self, digest: Digest) -> Option<Self> {
+        let selector = Selector::Digest(digest);
+        match self {
+            Self::Oci { path, .. } => Some(Self::Oci { path: path.clone(), selector }),
+            Self::OciArchive { path, .. } => Some(Self::OciArchive { path: path.clone(), selector }),
+            Self::DockerArchive { .. } => None,
+        }
+    }
+}
+
 /// `PATH[:TAG|@DIGEST]`. Like skopeo, a path cannot hold a colon.
 fn layout(rest: &[u8], refuse: &dyn Fn(&str) -> Error) -> Result<(PathBuf, Selector), Error> {
     const AT: &[u8] = b"@sha256:";

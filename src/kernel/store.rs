@@ -87,6 +87,17 @@ impl Store {
         found.into_iter().find_map(|(foreign, folder, record)| intact(&folder, &record, !foreign))
     }
 
+    /// The kernel with this SHA-256 (in hex), whatever entry and recipe it was built from.
+    pub fn by_sha256(&self, sha256: &str) -> Option<Kernel> {
+        let lock = Lock::embedded().ok()?;
+        let records = self.records().into_iter().filter(|(_, record)| record.output.kernel_sha256 == sha256);
+        let is_locked = |arch: Arch| lock.by_kernel(sha256, arch).is_some();
+        records.into_iter().find_map(|(folder, record)| {
+            let locked = record.arch.parse().is_ok_and(is_locked);
+            intact(&folder, &record, locked)
+        })
+    }
+
     /// The kernel in one folder, if it is whole and its record fits.
     pub fn kernel_in(&self, folder: &Path, entry: &Entry, arch: Arch) -> Option<Kernel> {
         let record = read_record(folder)?;
@@ -204,6 +215,19 @@ mod tests {
         fs::write(folder.join("kernel"), b"kernal").unwrap();
         assert_eq!(store.kernel(&entry, Arch::X86_64), None);
         assert_eq!(store.kernel_in(&folder, &entry, Arch::X86_64), None);
+    }
+
+    #[test]
+    fn a_kernel_is_found_by_its_bytes_whatever_it_was_built_from() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::new(cache.path());
+        let entry = Entry { id: "of another version".to_owned(), ..entry(None) };
+        let folder = put(&store, &entry, "0", b"kernel");
+        let sum = hex::encode(Sha256::digest(b"kernel"));
+        let found = store.by_sha256(&sum).unwrap();
+        assert_eq!((found.path, found.lock_id, found.locked), (folder.join("kernel"), entry.id, false));
+        fs::write(folder.join("kernel"), b"kernal").unwrap();
+        assert_eq!(store.by_sha256(&sum), None);
     }
 
     #[test]

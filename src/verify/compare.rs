@@ -49,6 +49,13 @@ pub struct Difference {
     pub text: Vec<String>,
 }
 
+impl Difference {
+    /// A difference that is no entry's.
+    pub(super) fn new(part: &str, field: impl Into<String>, a: Option<String>, b: Option<String>) -> Self {
+        Self { part: part.to_owned(), path: None, field: field.into(), a, b, text: Vec::new() }
+    }
+}
+
 /// Collects differences.
 #[derive(Default)]
 struct Found(Vec<Difference>);

@@ -60,6 +60,11 @@ impl Node {
         }
     }
 
+    /// SHA-256 of a file's contents, in hex.
+    pub(super) fn sha256(&self) -> Option<String> {
+        (self.header.kind() == file_type::FILE).then(|| hex::encode(&self.content))
+    }
+
     /// Each field's name and value, in one order for all.
     pub(super) fn fields(&self) -> Vec<(&'static str, Option<String>)> {
         let Header { mode, uid, gid, mtime, device, .. } = self.header;

@@ -299,6 +299,12 @@ fn unreadable(packing: Packing) -> Option<(&'static str, String)> {
     }
 }
 
+/// What runs, if the file says so.
+pub(super) fn process_of<S: Source>(eif: &Eif<S>) -> Result<Option<Process>, Error> {
+    let (_, own) = ramdisks(eif, &mut Vec::new())?;
+    Ok(process(eif, &own, &mut Vec::new()))
+}
+
 fn process<S: Source>(eif: &Eif<S>, own: &Own, findings: &mut Vec<Finding>) -> Option<Process> {
     let Some(bytes) = &own.process else { return from_lines(own) };
     match eif_init::process::parse(bytes) {

@@ -1,6 +1,6 @@
 //! What is inside a file, told to people and tools: [`inspect`] has its facts and what is wrong with it, [`list`] its
 //! ramdisks' entries, [`layout`] its bytes. [`extract`] gives them back as files, and
-//! [`compare`] says why two files differ.
+//! [`compare`] says why two files differ. [`rebuild`] proves that a file comes from an image.
 //!
 //! All of it is for files that anyone may have made: whatever has a header is read, what cannot be read is named, and
 //! memory does not grow with the file.
@@ -13,6 +13,8 @@ mod inspection;
 mod layout;
 mod lines;
 mod listing;
+mod rebuild;
+mod record;
 mod tarball;
 
 use std::io;
@@ -26,6 +28,7 @@ pub use extract::{Extracted, Request, extract};
 pub use inspection::{Certificate, Finding, Inspection, Kernel, Ramdisk, Section, Signature, inspect};
 pub use layout::{Range, layout};
 pub use listing::list;
+pub use rebuild::{Basis, Proof, Undecided, Verdict, rebuild};
 pub use tarball::rootfs;
 
 /// Why a file's contents are not told.

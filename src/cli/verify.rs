@@ -1,0 +1,161 @@
+//! `eif verify`: whether a file comes from an image, by building it again.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use eif::build::{Lock, Plan};
+use eif::eif::{Measurements, Pcr};
+use eif::verify::{self, Basis, Difference, Proof, Verdict};
+
+use super::build::BuildOptions;
+use super::diff;
+use super::failure::{Failure, one_line};
+use super::inspect::{at, pretty};
+use super::ui::Ui;
+
+/// Say whether an .eif comes from an image, by building it again
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  eif verify app.eif --image oci:layout:v1\n  eif verify app.eif --lock eif.lock\n  \
+                        eif verify app.eif --image docker-archive:app.tar --pcr0 \"$PCR0\"\n\n\
+                        Exit status: 0 the same, 1 different, or broken, or contradicts its own record,\n\
+                        3 could not be decided.\n\
+                        Kernel and init are looked for by the hashes of the record: in the cache, and in this program."
+)]
+pub struct Args {
+    /// The enclave image
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    against: Against,
+    /// The file's kernel, if it is none that `eif kernel build` has made here
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The file's init, if it is not eif's own
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// Folder with AWS's blobs that the file was built with: bzImage or Image, init, nsm.ko
+    #[arg(long, value_name = "DIR")]
+    blobs: Option<PathBuf>,
+    /// The value that PCR0 must have
+    #[arg(long, value_name = "HEX")]
+    pcr0: Option<Pcr>,
+}
+
+/// At least one of them.
+#[derive(clap::Args)]
+#[group(required = true, multiple = true)]
+struct Against {
+    /// The image that the file should come from (see `eif build`)
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<OsString>,
+    /// The lock that the file should fit, as `eif build --lock` wrote it; without --image its image is taken
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
+}
+
+pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    let lock = args.against.lock.as_deref().map(Lock::read).transpose()?;
+    let image_of_lock = args.against.image.is_none();
+    let image = args.against.image.or_else(|| lock.as_ref().map(|lock| OsString::from(&lock.reference)));
+    let Some(image) = image else { return Err(Failure::usage("nothing to hold the file against")) };
+    let plan = Plan { kernel: args.kernel, init: args.init, blobs: args.blobs, ..BuildOptions::none()?.plan(&image)? };
+    let file = diff::open(args.file.as_os_str())?;
+    let basis = Basis { plan, lock, image_of_lock, pcr0: args.pcr0 };
+    let verdict = verify::rebuild(&file, &basis, &ui.progress()).map_err(|error| at(&args.file, &error))?;
+    let signed = file.signature().is_ok_and(|signature| signature.is_some());
+    let image = image.to_string_lossy();
+    match verdict {
+        Verdict::Undecided(why) => Err(Failure::from(why).undecided()),
+        Verdict::Same(proof) => {
+            tell(&proof, signed, ui);
+            let sentence = || sentence(&args.file, &image, &proof, signed);
+            ui.data(&if ui.json { pretty(&Answer::same(&image, &proof, signed))? } else { sentence() })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verdict::Differs(differences) => {
+            ui.data(&if ui.json {
+                pretty(&Answer::differs(&image, &differences, signed))?
+            } else {
+                diff::text(&differences)
+            })?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Where the parts that are not the image come from, for people.
+fn tell(proof: &Proof, signed: bool, ui: &Ui) {
+    proof.warnings.iter().for_each(|warning| ui.warn(warning));
+    let Proof { record, kernel_lock_id, toolchain, .. } = proof;
+    let kernel = kernel_lock_id.as_ref().map_or("a user's own".to_owned(), |id| format!("{id} of kernels.lock"));
+    ui.note(&format!("kernel    {kernel}, SHA-256 {}", record.kernel_sha256));
+    ui.note(&format!("init      {}, SHA-256 {}", toolchain.unwrap_or("a user's own"), record.init_sha256));
+    ui.note(&format!("cmdline   {}", record.cmdline));
+    for (name, pcr) in proof.measurements.named() {
+        ui.note(&format!("{name}      {pcr}"));
+    }
+    if signed {
+        ui.note("signature not verified here");
+    }
+}
+
+fn sentence(file: &Path, image: &str, proof: &Proof, signed: bool) -> String {
+    let signature = if signed { " but its signature" } else { "" };
+    let digest = proof.manifest.map(|digest| format!(" ({digest})")).unwrap_or_default();
+    let sentence = format!("same: every byte of {}{signature} comes from {image}{digest}", file.display());
+    one_line(&sentence) + "\n"
+}
+
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Answer<'a> {
+    same: bool,
+    image: &'a str,
+    manifest_digest: Option<String>,
+    #[serde(rename = "Measurements")]
+    measurements: Option<&'a Measurements>,
+    kernel: Option<Part<'a>>,
+    init: Option<Part<'a>>,
+    signed: bool,
+    warnings: Vec<String>,
+    differences: &'a [Difference],
+}
+
+/// Kernel or init.
+#[derive(serde::Serialize)]
+struct Part<'a> {
+    sha256: &'a str,
+    /// The entry of `kernels.lock`, or the compiler; `null` for a user's own.
+    source: Option<&'a str>,
+}
+
+impl<'a> Answer<'a> {
+    fn same(image: &'a str, proof: &'a Proof, signed: bool) -> Self {
+        let Proof { record, measurements, manifest, kernel_lock_id, toolchain, warnings } = proof;
+        Self {
+            same: true,
+            manifest_digest: manifest.map(|digest| digest.to_string()),
+            measurements: Some(measurements),
+            kernel: Some(Part { sha256: &record.kernel_sha256, source: kernel_lock_id.as_deref() }),
+            init: Some(Part { sha256: &record.init_sha256, source: *toolchain }),
+            warnings: warnings.iter().map(|warning| format!("[{}] {}", warning.code, warning.message)).collect(),
+            ..Self::differs(image, &[], signed)
+        }
+    }
+
+    fn differs(image: &'a str, differences: &'a [Difference], signed: bool) -> Self {
+        Self {
+            same: false,
+            image,
+            manifest_digest: None,
+            measurements: None,
+            kernel: None,
+            init: None,
+            signed,
+            warnings: Vec::new(),
+            differences,
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! Proof by rebuilding: an image, packed again as the file's record says, gives the file's bytes or it does not.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use super::compare::{Difference, Scope, compare};
+use super::{Error, record};
+use crate::build::{self, Lock, Plan, Record, Report};
+use crate::eif::{Eif, Level, Measurements, Metadata, Pcr, Source, metadata};
+use crate::image::{Digest, Image, Reference};
+use crate::{Arch, Progress, Refusal, Warning, init, kernel};
+
+/// Bytes of two files that are compared at a time.
+const CHUNK: usize = 256 << 10;
+
+/// What a file is held against.
+#[derive(Debug)]
+pub struct Basis {
+    /// The image, where what is made lies, limits; kernel, init and blobs where the user has them. All that decides
+    /// bytes and is not given is taken from the file's record.
+    pub plan: Plan,
+    /// What the file was locked to.
+    pub lock: Option<Lock>,
+    /// Whether the image was named by the lock: it must have the manifest that the lock says.
+    pub image_of_lock: bool,
+    /// The value of PCR0 that the file must have.
+    pub pcr0: Option<Pcr>,
+}
+
+/// The answer.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The image gives every byte of the file, but for a signature.
+    Same(Box<Proof>),
+    /// It does not: why, what is given first and entries of ramdisks last. `a` is the file, `b` what it is held
+    /// against.
+    Differs(Vec<Difference>),
+    /// The question cannot be answered with what is at hand.
+    Undecided(Undecided),
+}
+
+/// What was rebuilt, and what of it the file alone vouches for.
+#[derive(Debug)]
+pub struct Proof {
+    /// What the file measures to.
+    pub measurements: Measurements,
+    /// What stands in the file.
+    pub record: Record,
+    /// The digest of the image's manifest, where the transport has one.
+    pub manifest: Option<Digest>,
+    /// The entry of `kernels.lock` that the kernel is from; `None` for a user's own kernel.
+    pub kernel_lock_id: Option<String>,
+    /// The compiler of our own init; `None` for a user's own init.
+    pub toolchain: Option<&'static str>,
+    /// What a rebuild cannot judge.
+    pub warnings: Vec<Warning>,
+}
+
+/// What is missing for an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Undecided {
+    /// The file does not say how it was built.
+    #[error("the file has no record of its build: {why}")]
+    NoRecord {
+        /// Why.
+        why: String,
+    },
+    /// A kernel that is not in the cache.
+    #[error("the kernel with SHA-256 {sha256} is not at hand")]
+    Kernel {
+        /// What is looked for.
+        sha256: String,
+        /// The entry of `kernels.lock` that it comes from, where one is known.
+        id: Option<String>,
+        /// Its architecture.
+        arch: Arch,
+    },
+    /// An init that is not this program's.
+    #[error("the init with SHA-256 {sha256} is not at hand: this eif's own is {}", or_none(.own))]
+    Init {
+        /// What is looked for.
+        sha256: String,
+        /// SHA-256 of this program's own, if it has one.
+        own: Option<String>,
+    },
+    /// Kernel modules.
+    #[error("the kernel modules of the file are not at hand: {}", .names.join(", "))]
+    Modules {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// The image of a lock is not where it was.
+    #[error("the image {digest} is gone: {why}")]
+    Gone {
+        /// What the lock has.
+        digest: Digest,
+        /// What was found.
+        why: String,
+    },
+    /// The image cannot be had or cannot be packed.
+    #[error(transparent)]
+    Build(#[from] build::Error),
+    /// Another version of `eif` may write other bytes.
+    #[error("the file was built by eif {theirs}, this is eif {}: {found}", env!("CARGO_PKG_VERSION"))]
+    Version {
+        /// The file's.
+        theirs: String,
+        /// What the rebuild by this version came to.
+        found: &'static str,
+    },
+}
+
+fn or_none(sha256: &Option<String>) -> &str {
+    sha256.as_deref().unwrap_or("not there")
+}
+
+impl Refusal for Undecided {
+    fn code(&self) -> &'static str {
+        match self {
+            Undecided::NoRecord { .. } => "E-verify-record",
+            Undecided::Kernel { .. } => "E-verify-kernel",
+            Undecided::Init { .. } => "E-verify-init",
+            Undecided::Modules { .. } => "E-verify-modules",
+            Undecided::Gone { .. } => "E-verify-image",
+            Undecided::Build(error) => error.code(),
+            Undecided::Version { .. } => "E-verify-version",
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        let line = match self {
+            Undecided::NoRecord { .. } => "`eif diff FILE IMAGE` compares the file system and the process".to_owned(),
+            Undecided::Kernel { id: Some(id), arch, .. } => {
+                format!("`eif kernel build --id {id} --arch {arch}` makes it, or pass it with --kernel")
+            }
+            Undecided::Kernel { id: None, .. } => {
+                "pass it with --kernel: it is none that this version of eif can build".to_owned()
+            }
+            Undecided::Init { .. } => "pass it with --init, or use the eif that built the file".to_owned(),
+            Undecided::Modules { .. } => "pass the folder that they came from with --blobs".to_owned(),
+            Undecided::Gone { .. } => "name a place that still has it with --image".to_owned(),
+            Undecided::Build(error) => return error.help(),
+            Undecided::Version { theirs, .. } => format!("eif {theirs} can answer for every byte"),
+        };
+        vec![line]
+    }
+}
+
+/// Builds the file again and compares.
+///
+/// # Errors
+/// The file cannot be read, or has a fault of [`Level::Error`].
+pub fn rebuild<S: Source>(eif: &Eif<S>, basis: &Basis, progress: &dyn Progress) -> Result<Verdict, Error> {
+    if let Some(fault) = eif.faults().iter().find(|fault| fault.level() == Level::Error) {
+        return Err(crate::eif::Error::from(fault.clone()).into());
+    }
+    let measurements = eif.measure(basis.plan.layers.threads)?;
+    let mut found = given(&measurements, basis);
+    let (metadata, record) = match record::read(eif)? {
+        Ok(read) => read,
+        Err(undecided) => return Ok(or_differs(found, undecided)),
+    };
+    found.extend(basis.lock.iter().flat_map(|lock| locked(&lock.record, &record)));
+    let contradictions = record::contradictions(eif, &metadata, &record)?;
+    if !contradictions.is_empty() {
+        // A record that lies is nothing to rebuild from.
+        found.extend(contradictions);
+        return Ok(Verdict::Differs(found));
+    }
+    let rebuilt = match plan(basis, &metadata, &record).and_then(|plan| packed(&plan, progress)) {
+        Ok(rebuilt) => rebuilt,
+        Err(undecided) => return Ok(or_differs(found, undecided)),
+    };
+    found.extend(layers(&record.diff_ids, &rebuilt.report.record.diff_ids));
+    judge(eif, measurements, record, rebuilt, found, basis.lock.is_some())
+}
+
+/// What is wrong is said even where something is missing for more.
+fn or_differs(found: Vec<Difference>, undecided: Undecided) -> Verdict {
+    if found.is_empty() { Verdict::Undecided(undecided) } else { Verdict::Differs(found) }
+}
+
+/// The registers against those that the user and the lock have.
+fn given(measured: &Measurements, basis: &Basis) -> Vec<Difference> {
+    let locked = basis.lock.as_ref().map(|lock| lock.measurements);
+    let expected = [
+        ("PCR0", measured.pcr0, basis.pcr0),
+        ("PCR0", measured.pcr0, locked.map(|locked| locked.pcr0)),
+        ("PCR1", measured.pcr1, locked.map(|locked| locked.pcr1)),
+        ("PCR2", measured.pcr2, locked.map(|locked| locked.pcr2)),
+    ];
+    let differs = |(name, file, wanted): (&str, Pcr, Option<Pcr>)| {
+        let wanted = wanted.filter(|wanted| *wanted != file)?;
+        Some(Difference::new(name, "value", Some(file.to_string()), Some(wanted.to_string())))
+    };
+    expected.into_iter().filter_map(differs).collect()
+}
+
+/// The file's record against that of a lock.
+fn locked(lock: &Record, record: &Record) -> Vec<Difference> {
+    let drift = build::lock::drift(lock, record);
+    drift.into_iter().map(|drift| Difference::new("lock", drift.fact, drift.now, drift.locked)).collect()
+}
+
+/// The layers by number, from 1: another image is named before all that follows from it.
+fn layers(file: &[Digest], image: &[Digest]) -> Vec<Difference> {
+    let mut found = Vec::new();
+    for number in 0..file.len().max(image.len()) {
+        let (one, other) = (file.get(number), image.get(number));
+        if one != other {
+            let field = format!("diff_id of layer {}", number + 1);
+            found.push(Difference::new("image", field, one.map(Digest::to_string), other.map(Digest::to_string)));
+        }
+    }
+    found
+}
+
+/// A rebuilt file, which has no name any more.
+struct Rebuilt {
+    eif: Eif,
+    report: Report,
+}
+
+/// The image packed as the record says.
+fn packed(plan: &Plan, progress: &dyn Progress) -> Result<Rebuilt, Undecided> {
+    let folder = tempfile::tempdir_in(&plan.layers.scratch).map_err(temporary)?;
+    let target = folder.path().join("rebuilt.eif");
+    let report = build::build(plan, &target, progress)?;
+    // The open file outlives its folder.
+    let eif = Eif::examine(File::open(&target).map_err(temporary)?).map_err(build::Error::from)?;
+    Ok(Rebuilt { eif, report })
+}
+
+fn temporary(source: io::Error) -> Undecided {
+    build::Error::Output { path: PathBuf::from("a temporary file"), source }.into()
+}
+
+/// The record as a plan: with it and the image nothing is left to choose.
+fn plan(basis: &Basis, metadata: &Metadata, record: &Record) -> Result<Plan, Undecided> {
+    let mut custom = metadata.custom.clone();
+    if let Some(members) = custom.as_object_mut() {
+        members.remove(metadata::RECORD_KEY);
+    }
+    let mut plan = Plan {
+        platform: record.platform,
+        cmdline: Some(record.cmdline.clone()),
+        overrides: record.overrides.clone(),
+        mtime: record.mtime,
+        compress: record.compress,
+        name: Some(metadata.image_name.clone()),
+        image_version: Some(metadata.image_version.clone()),
+        custom: Some(custom),
+        epoch: metadata::epoch(&metadata.build.time),
+        lock: None,
+        ..basis.plan.clone()
+    };
+    let in_blobs = |name: &str| plan.blobs.as_deref().is_some_and(|folder| folder.join(name).exists());
+    let (has_kernel, has_init) = (in_blobs("bzImage") || in_blobs("Image"), in_blobs("init"));
+    if !record.modules.is_empty() && !in_blobs("nsm.ko") {
+        return Err(Undecided::Modules { names: record.modules.iter().map(|module| module.name.clone()).collect() });
+    }
+    if plan.kernel.is_none() && !has_kernel {
+        plan.kernel = Some(kernel_at_hand(basis, record)?);
+    }
+    let own = init::sha256(record.platform.arch);
+    if plan.init.is_none() && !has_init && own.as_ref() != Some(&record.init_sha256) {
+        return Err(Undecided::Init { sha256: record.init_sha256.clone(), own });
+    }
+    if basis.image_of_lock {
+        plan.reference = located(basis, &plan)?;
+    }
+    Ok(plan)
+}
+
+/// The kernel of the cache that has the record's hash.
+fn kernel_at_hand(basis: &Basis, record: &Record) -> Result<PathBuf, Undecided> {
+    let (sha256, arch) = (&record.kernel_sha256, record.platform.arch);
+    match kernel::Store::new(&basis.plan.cache).by_sha256(sha256) {
+        Some(kernel) => Ok(kernel.path),
+        None => Err(Undecided::Kernel { sha256: sha256.clone(), id: kernel_lock_id(basis, record), arch }),
+    }
+}
+
+/// The entry of `kernels.lock` that the record's kernel is known to come from.
+fn kernel_lock_id(basis: &Basis, record: &Record) -> Option<String> {
+    let embedded = kernel::Lock::embedded().ok()?;
+    let by_hash = embedded.by_kernel(&record.kernel_sha256, record.platform.arch).map(|entry| entry.id.clone());
+    let locked = basis.lock.as_ref().filter(|lock| lock.record.kernel_sha256 == record.kernel_sha256);
+    by_hash.or_else(|| locked?.kernel_lock_id.clone()).filter(|id| embedded.entry(id).is_ok())
+}
+
+/// The place of the lock's image: where it was, if it is there still; else by its digest.
+fn located(basis: &Basis, plan: &Plan) -> Result<Reference, Undecided> {
+    let Some(digest) = basis.lock.as_ref().and_then(|lock| lock.manifest_digest) else {
+        return Ok(plan.reference.clone());
+    };
+    let mut why = String::new();
+    for reference in [Some(plan.reference.clone()), plan.reference.at(digest)].into_iter().flatten() {
+        let limit = plan.layers.limits.unpacked;
+        match Image::open_within(&reference, &plan.platform, &plan.layers.scratch, limit) {
+            Ok(image) if image.manifest_digest == Some(digest) => return Ok(reference),
+            Ok(image) => {
+                let other = image.manifest_digest.map_or("no digest".to_owned(), |digest| digest.to_string());
+                why = format!("the reference of the lock leads to {other}");
+            }
+            Err(error) if why.is_empty() => why = error.to_string(),
+            Err(_) => {}
+        }
+    }
+    Err(Undecided::Gone { digest, why })
+}
+
+fn judge<S: Source>(
+    eif: &Eif<S>,
+    measurements: Measurements,
+    record: Record,
+    rebuilt: Rebuilt,
+    mut found: Vec<Difference>,
+    locked: bool,
+) -> Result<Verdict, Error> {
+    let unsigned = eif.unsigned()?;
+    if !equal(&unsigned, &rebuilt.eif)? {
+        if found.is_empty() && record.version != env!("CARGO_PKG_VERSION") {
+            let again = build::lock::Pcrs::from(rebuilt.report.measurements);
+            let found = if again == measurements.into() {
+                "all that is measured is what the image gives: the same PCR0, PCR1 and PCR2"
+            } else {
+                "its rebuild measures to something else"
+            };
+            return Ok(Verdict::Undecided(Undecided::Version { theirs: record.version, found }));
+        }
+        found.extend(compare(&unsigned, &rebuilt.eif, Scope::Bytes)?);
+    }
+    if !found.is_empty() {
+        return Ok(Verdict::Differs(found));
+    }
+    let Report { manifest, kernel_lock_id, toolchain, .. } = rebuilt.report;
+    let mut proof = Proof { measurements, record, manifest, kernel_lock_id, toolchain, warnings: Vec::new() };
+    if !locked {
+        proof.warnings = unjudged(&proof);
+    }
+    Ok(Verdict::Same(Box::new(proof)))
+}
+
+/// Whether two files are equal byte for byte. Faults of [`Level::Error`] must have been looked for: bytes that no section
+/// and no header has are not seen here.
+fn equal<A: Source, B: Source>(a: &Eif<A>, b: &Eif<B>) -> Result<bool, Error> {
+    if a.header() != b.header() || a.sections() != b.sections() || a.size() != b.size() {
+        return Ok(false);
+    }
+    let mut chunks = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
+    for (one, other) in a.sections().iter().zip(b.sections()) {
+        let (mut one, mut other) = (a.read(one), b.read(other));
+        loop {
+            chunks.0.clear();
+            chunks.1.clear();
+            one.by_ref().take(CHUNK as u64).read_to_end(&mut chunks.0)?;
+            other.by_ref().take(CHUNK as u64).read_to_end(&mut chunks.1)?;
+            if chunks.0 != chunks.1 {
+                return Ok(false);
+            }
+            if chunks.0.is_empty() {
+                break;
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// What the file's record asks for and neither the image nor a lock has a say in.
+fn unjudged(proof: &Proof) -> Vec<Warning> {
+    let Proof { record, .. } = proof;
+    let mut warnings = Vec::new();
+    if record.cmdline != kernel::default_cmdline(record.platform.arch) {
+        let text =
+            format!("the kernel's command line is not eif's own, the file alone vouches for it: {}", record.cmdline);
+        warnings.push(Warning::new("W-verify-cmdline", text));
+    }
+    if !record.overrides.is_none() {
+        let text = serde_json::to_string(&record.overrides).unwrap_or_default();
+        let text = format!("the process is not the image's alone, the file was built with other settings: {text}");
+        warnings.push(Warning::new("W-verify-overrides", text));
+    }
+    if proof.kernel_lock_id.is_none() {
+        let text = format!("the kernel is none of eif's: nothing says where {} comes from", record.kernel_sha256);
+        warnings.push(Warning::new("W-verify-kernel", text));
+    }
+    if proof.toolchain.is_none() {
+        let text = format!("the init is not eif's: nothing says where {} comes from", record.init_sha256);
+        warnings.push(Warning::new("W-verify-init", text));
+    }
+    warnings
+}

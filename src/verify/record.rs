@@ -1,0 +1,121 @@
+//! A file held against its own record: what the record says of the parts must be what the parts are.
+
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used
+)]
+
+use std::io::{self, Read};
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::compare::Difference;
+use super::contents::open;
+use super::index::Index;
+use super::inspection::process_of;
+use super::{Error, Undecided};
+use crate::build::{Module, Record};
+use crate::eif::{Eif, Kind, Metadata, Source};
+use crate::escaped;
+
+/// What stands in the file of which nothing but itself is known yet.
+pub(super) fn read<S: Source>(eif: &Eif<S>) -> Result<Result<(Metadata, Record), Undecided>, Error> {
+    let Some(metadata) = eif.metadata()? else {
+        return Ok(Err(Undecided::NoRecord { why: "it has no metadata section".to_owned() }));
+    };
+    let Some(value) = metadata.record() else {
+        let tool = format!("{} {}", metadata.build.tool, metadata.build.tool_version);
+        return Ok(Err(Undecided::NoRecord { why: format!("it was made by {tool}, which leaves none") }));
+    };
+    match serde_json::from_value(value.clone()) {
+        Ok(record) => Ok(Ok((metadata, record))),
+        Err(error) => {
+            let version = value.get("version").and_then(Value::as_str).unwrap_or("unknown");
+            let why = format!("the record of eif {version} is not one that this version reads: {error}");
+            Ok(Err(Undecided::NoRecord { why }))
+        }
+    }
+}
+
+/// Each fact of the record that the file's parts contradict: `a` is what is in the file, `b` what the record says.
+///
+/// # Errors
+/// The file cannot be read. A part that is broken contradicts what the record says of it.
+pub(super) fn contradictions<S: Source>(
+    eif: &Eif<S>,
+    metadata: &Metadata,
+    record: &Record,
+) -> Result<Vec<Difference>, Error> {
+    let mut found = Vec::new();
+    let mut compare = |field: &str, file: String, says: String| {
+        if file != says {
+            found.push(Difference::new("record", field, Some(file), Some(says)));
+        }
+    };
+    compare("version", metadata.build.tool_version.clone(), record.version.clone());
+    compare("platform", eif.arch().oci_name().to_owned(), record.platform.arch.oci_name().to_owned());
+    compare("cmdline", escaped(&eif.cmdline()?), escaped(record.cmdline.as_bytes()));
+    compare("kernel_sha256", kernel_sha256(eif)?, record.kernel_sha256.clone());
+    for packing in packings(eif)? {
+        compare("compress", packing.to_owned(), record.compress.name().to_owned());
+    }
+    let (init, modules) = boot_files(eif)?;
+    compare("init_sha256", init, record.init_sha256.clone());
+    compare("modules", json(&modules), json(&record.modules));
+    let process = process_of(eif)?.and_then(|process| serde_json::to_value(process).ok()).unwrap_or_default();
+    let recorded = serde_json::to_value(&record.process).unwrap_or_default();
+    for (field, says) in recorded.as_object().into_iter().flatten() {
+        compare(&format!("process.{field}"), json(&process.get(field)), says.to_string());
+    }
+    Ok(found)
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// SHA-256 in hex of the kernel section's data; of nothing, if there is none.
+pub(super) fn kernel_sha256<S: Source>(eif: &Eif<S>) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let Some(section) = eif.section(Kind::Kernel) else { return Ok(String::new()) };
+    let mut data = eif.read(section);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match data.read(&mut buffer)? {
+            0 => return Ok(hex::encode(hash.finalize())),
+            count => hash.update(buffer.get(..count).unwrap_or_default()),
+        }
+    }
+}
+
+/// What the ramdisks are packed with, in the record's words.
+fn packings<S: Source>(eif: &Eif<S>) -> Result<Vec<&'static str>, Error> {
+    let mut names = Vec::new();
+    for section in eif.ramdisks() {
+        let (packing, _) = open(eif, section)?;
+        names.push(if packing.name() == "cpio" { "none" } else { packing.name() });
+    }
+    Ok(names)
+}
+
+/// SHA-256 in hex of the init in ramdisk 1, and its other files; in place of the hash why there is none.
+fn boot_files<S: Source>(eif: &Eif<S>) -> Result<(String, Vec<Module>), Error> {
+    let index = match Index::ramdisk(eif, 1) {
+        Ok(index) => index,
+        Err(error @ (Error::Ramdisk { .. } | Error::Format { .. })) => return Ok((error.to_string(), Vec::new())),
+        Err(error) => return Err(error),
+    };
+    let mut init = "no init in ramdisk 1".to_owned();
+    let mut modules = Vec::new();
+    for (path, node) in &index.nodes {
+        match (node.sha256(), path.as_slice()) {
+            (Some(sha256), b"init") => init = sha256,
+            (Some(sha256), path) => modules.push(Module { name: escaped(path), sha256 }),
+            (None, _) => {}
+        }
+    }
+    Ok((init, modules))
+}

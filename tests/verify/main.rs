@@ -1,0 +1,10 @@
+//! The promise of `eif verify`: it says yes only to the bytes that the image gives, and names what is otherwise.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod forgery;
+mod same;
+mod tampered;
+mod undecided;
+mod world;

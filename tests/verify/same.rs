@@ -1,0 +1,118 @@
+//! Who has the file and the image gets a yes, whatever the file was built with and wherever the image lies.
+
+use std::fs;
+
+use eif_testdata::{DockerArchive, OciLayout, fake_bzimage};
+use serde_json::json;
+
+use crate::common::TestEnv;
+use crate::forgery::{Forgery, SIGNATURE, Section};
+use crate::world::{ask, ask_image, forge, image, put_kernel, world};
+
+#[test]
+fn an_untouched_file_is_the_same() {
+    let env = world(&[]);
+    let digest = image("one\ntwo\n").manifest_blob().digest();
+    let output = ask_image(&env, "app.eif").success();
+    assert_eq!(output.stdout(), format!("same: every byte of app.eif comes from oci:image:latest ({digest})\n"));
+    let measured = env.eif(&["pcr", "app.eif"]).success().json()["Measurements"].take();
+    let pcr0 = measured["PCR0"].as_str().unwrap();
+    let _ = output.says(pcr0).says("warning[W-verify-cmdline]: ").says("warning[W-verify-kernel]: ");
+    let object = ask(&env, "app.eif", &["--image", "oci:image", "--pcr0", pcr0, "--json"]).success().json();
+    assert_eq!((&object["same"], &object["differences"]), (&json!(true), &json!([])));
+    assert_eq!((&object["Measurements"], &object["manifest_digest"]), (&measured, &json!(digest)));
+    assert_eq!((&object["image"], &object["signed"]), (&json!("oci:image"), &json!(false)));
+    assert_eq!(object["kernel"]["source"], json!(null));
+    assert!(object["init"]["source"].as_str().unwrap().starts_with("rustc "), "{object}");
+    assert_eq!(env.listing(&env.tmp()), Vec::<String>::new(), "nothing is left behind");
+}
+
+#[test]
+fn a_lock_alone_will_do_and_vouches_for_the_options() {
+    let env = world(&["--cmd", "other"]);
+    let _ = ask(&env, "app.eif", &["--lock", "eif.lock"]).success().says_nothing_of("warning");
+    let _ = ask(&env, "app.eif", &["--lock", "eif.lock", "--image", "oci:image"]).success();
+    let _ = ask_image(&env, "app.eif").success().says(r#"W-verify-overrides]: "#).says(r#"{"cmd":["other"]}"#);
+}
+
+#[test]
+fn every_transport_proves_the_same_file() {
+    let env = world(&[]);
+    let docker = DockerArchive::new().image(&["me/app:v1"], &image("one\ntwo\n"));
+    docker.modern().write_tar(&env.path("modern.tar"));
+    docker.legacy().write_tar(&env.path("legacy.tar"));
+    OciLayout::new().tag("v1", &image("one\ntwo\n")).files().write_tar(&env.path("oci.tar"));
+    for reference in ["docker-archive:modern.tar", "docker-archive:legacy.tar:me/app:v1", "oci-archive:oci.tar:v1"] {
+        let _ = ask(&env, "app.eif", &["--image", reference]).success();
+        let _ = ask(&env, "app.eif", &["--image", reference, "--lock", "eif.lock"]).success();
+    }
+}
+
+#[test]
+fn all_options_of_the_build_are_in_the_record() {
+    for options in [
+        &["--compress", "zstd", "--mtime", "keep"][..],
+        &["--compress", "gzip", "--mtime", "clamp"],
+        &["--entrypoint", "/link", "--cmd", "x", "--env", "A=2", "--env", "B=", "--user", "7:8", "--workdir", "/made"],
+        &["--name", "app \"1\"", "--image-version", "v\u{1}", "--metadata", "custom.json"],
+    ] {
+        let env = TestEnv::new().variable("SOURCE_DATE_EPOCH", "1600000000");
+        let _ = env.layout("image", &image("one\ntwo\n"));
+        env.write("kernel", fake_bzimage());
+        env.write("custom.json", r#"{"team": {"b": 1, "a": [null]}}"#);
+        let build = ["build", "oci:image", "--kernel", "kernel", "-o", "app.eif"];
+        let _ = env.eif(&[&build[..], options].concat()).success();
+        // The auditor's own SOURCE_DATE_EPOCH is no part of the question.
+        let auditor = world(&[]).variable("SOURCE_DATE_EPOCH", "1");
+        fs::copy(env.path("app.eif"), auditor.path("app.eif")).unwrap();
+        let _ = ask_image(&auditor, "app.eif").success();
+    }
+}
+
+#[test]
+fn parts_of_the_users_own_are_given_again() {
+    let env = world(&["--init", "kernel"]);
+    let _ = ask(&env, "app.eif", &["--image", "oci:image", "--init", "kernel"]).success().says("W-verify-init");
+    fs::create_dir(env.path("blobs")).unwrap();
+    for (name, bytes) in [("bzImage", fake_bzimage()), ("init", b"init".to_vec()), ("nsm.ko", b"module".to_vec())] {
+        env.write(&format!("blobs/{name}"), bytes);
+    }
+    let _ = env.eif(&["build", "oci:image", "--blobs", "blobs", "-o", "blobs.eif"]).success();
+    let _ = env.eif(&["verify", "blobs.eif", "--image", "oci:image", "--blobs", "blobs"]).success();
+}
+
+#[test]
+fn a_kernel_of_the_cache_is_found_by_its_hash() {
+    let env = world(&[]);
+    fs::remove_file(env.path("kernel")).unwrap();
+    put_kernel(&env, &fake_bzimage());
+    let _ = env.eif(&["verify", "app.eif", "--image", "oci:image"]).success();
+}
+
+/// A signature covers PCR0 and is no part of what the image gives.
+#[test]
+fn a_signature_is_carried_over() {
+    let env = world(&[]);
+    let pem = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+    let cbor = [&b"\x81\xa1\x73signing_certificate\x58"[..], &[u8::try_from(pem.len()).unwrap()], pem].concat();
+    let sign = |forgery: &mut Forgery| {
+        forgery.sections.push(Section { kind: SIGNATURE, flags: 0, data: cbor.clone() });
+    };
+    let signed = forge(&env, sign);
+    let output = ask_image(&env, signed).success();
+    assert!(output.stdout().starts_with("same: every byte of forged.eif but its signature comes from oci:image"));
+    let _ = output.says("PCR8 ").says("signature not verified");
+    let _ = ask(&env, signed, &["--lock", "eif.lock"]).success();
+    // What is below a signature is looked at all the same.
+    let file = forge(&env, |forgery| {
+        forgery.replace(crate::forgery::RAMDISK, 1, b"program", b"progrom");
+        sign(forgery);
+    });
+    crate::world::assert_differs(ask_image(&env, file), &["ramdisk 2: rootfs/app: content: "]);
+    // A signature that does not stand at the end is none that a tool of AWS's or ours has put there.
+    let file = forge(&env, |forgery| {
+        sign(forgery);
+        forgery.sections.swap(3, 5);
+    });
+    let _ = ask_image(&env, file).code(1);
+}
