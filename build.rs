@@ -1,4 +1,4 @@
-//! Compiles the init for each target that the toolchain has, for `src/init.rs` to embed.
+//! Compiles the init for each target that the toolchain has, for `src/init.rs` to embed, and its source beside it.
 
 #[path = "init/freestanding.rs"]
 mod freestanding;
@@ -26,8 +26,29 @@ fn main() -> Result<(), Box<dyn Error>> {
         let built = build(arch, &root.join("init"), &out)?;
         writeln!(source, "const {}: Option<Init> = {};", arch.to_uppercase(), expression(built.as_ref()))?;
     }
+    writeln!(source, "const SOURCES: &[(&str, &str)] = &[")?;
+    for file in files(&root.join("init/src"))? {
+        let name = file.strip_prefix(root.join("init"))?;
+        writeln!(source, "({name:?}, include_str!({file:?})),")?;
+    }
+    writeln!(source, "];")?;
     fs::write(out.join("inits.rs"), source)?;
     Ok(())
+}
+
+/// All files below a folder, in the order of their names.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// The init for one architecture and the compiler that made it; `None` if no compiler at hand has the target.

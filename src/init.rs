@@ -1,8 +1,19 @@
-//! The enclave's PID 1, as `build.rs` compiled it from `init/` with the toolchain that compiled this library.
+//! The enclave's PID 1, as `build.rs` compiled it from `init/` with the toolchain that compiled this library; and its
+//! source, for those who want to compile it themselves.
+
+#[path = "../init/freestanding.rs"]
+mod freestanding;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
-use crate::Arch;
+use crate::{Arch, Refusal};
+use freestanding::Toolchain;
 
 /// One embedded init.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +47,101 @@ pub fn sha256(arch: Arch) -> Option<String> {
     bytes(arch).map(|bytes| hex::encode(Sha256::digest(bytes)))
 }
 
+/// Why the init was not compiled again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This build of `eif` has no init for the architecture, and so no compiler to hold a second one against.
+    #[error("this build of `eif` has no init for {0}")]
+    None(Arch),
+    /// The compiler that made the embedded one is not at hand.
+    #[error("the init is compiled by {wanted}; at hand is {}", if .found.is_empty() { "none" } else { .found })]
+    Toolchain {
+        /// What made the embedded one.
+        wanted: String,
+        /// What was found.
+        found: String,
+    },
+    /// The compiler refused.
+    #[error("compiling the init: {0}")]
+    Failed(String),
+    /// The source cannot be written.
+    #[error("writing the init's source: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Refusal for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Error::None(_) => "E-no-init",
+            Error::Toolchain { .. } => "E-init-toolchain",
+            Error::Failed(_) => "E-init-compile",
+            Error::Io(_) => "E-io",
+        }
+    }
+
+    fn help(&self) -> Vec<String> {
+        let line = match self {
+            Error::None(_) => "build `eif` with a toolchain that has the target".to_owned(),
+            Error::Toolchain { wanted, .. } => {
+                format!("rustup toolchain install {} --profile minimal", release(wanted))
+            }
+            Error::Failed(_) => {
+                "the toolchain needs rust-lld, as rustup's has it, and the target's core library".to_owned()
+            }
+            Error::Io(_) => "check that the folder for temporary files has room".to_owned(),
+        };
+        vec![line]
+    }
+}
+
+/// `1.95.0` of `rustc 1.95.0 (59807616e 2026-04-14)`.
+fn release(version: &str) -> &str {
+    version.split(' ').nth(1).unwrap_or_default()
+}
+
+/// Compiles the program again from the source that is in this library, in `folder`, with the compiler that made the
+/// embedded one. That is looked for among `compilers`, in `PATH` and by `rustup`.
+///
+/// # Errors
+/// See [`Error`].
+pub fn from_source(arch: Arch, compilers: &[OsString], folder: &Path) -> Result<Vec<u8>, Error> {
+    let wanted = toolchain(arch).ok_or(Error::None(arch))?;
+    let toolchain = find(wanted, arch, compilers)?;
+    let root = folder.join("source");
+    for (name, text) in SOURCES {
+        let file = root.join(name);
+        fs::create_dir_all(file.parent().unwrap_or(&root))?;
+        fs::write(file, text)?;
+    }
+    let program = toolchain.init(arch.name(), &root, folder).map_err(|error| Error::Failed(error.to_string()))?;
+    Ok(fs::read(program)?)
+}
+
+/// The compiler of this version that has the target. A linker is a linker: one that lacks it takes another's.
+fn find(wanted: &str, arch: Arch, compilers: &[OsString]) -> Result<Toolchain, Error> {
+    let mut candidates = compilers.to_vec();
+    candidates.push(OsString::from("rustc"));
+    candidates.extend(by_rustup(release(wanted)));
+    let all: Vec<_> = candidates.iter().filter_map(|rustc| Some((rustc, Toolchain::of(rustc, None).ok()?))).collect();
+    let lld = all.iter().map(|(_, toolchain)| toolchain.linker()).find(|linker| linker.is_file());
+    let right = all.iter().find(|(_, toolchain)| toolchain.version == wanted && toolchain.has(arch.name()));
+    match right {
+        Some((rustc, own)) => Toolchain::of(*rustc, lld.filter(|_| !own.linker().is_file()))
+            .map_err(|error| Error::Failed(error.to_string())),
+        None => {
+            let found: Vec<&str> = all.iter().map(|(_, toolchain)| toolchain.version.as_str()).collect();
+            Err(Error::Toolchain { wanted: wanted.to_owned(), found: found.join(", ") })
+        }
+    }
+}
+
+/// The compiler of a release that rustup has installed.
+fn by_rustup(release: &str) -> Option<OsString> {
+    let output = Command::new("rustup").args(["which", "--toolchain", release, "rustc"]).output().ok()?;
+    let path = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| OsString::from(path.trim()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +156,22 @@ mod tests {
             assert_eq!(&bytes[..6], b"\x7fELF\x02\x01");
             assert_eq!(u16::from_le_bytes([bytes[18], bytes[19]]), machine);
         }
+    }
+
+    /// The compiler of this test is that of the library.
+    #[test]
+    fn the_source_in_the_library_gives_the_embedded_program() {
+        let host: Arch = std::env::consts::ARCH.parse().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        assert!(from_source(host, &[], folder.path()).unwrap() == bytes(host).unwrap());
+    }
+
+    #[test]
+    fn another_compiler_is_no_substitute() {
+        let error = find("rustc 1.0.0 (a59de37e9 2015-05-13)", Arch::X86_64, &[]).unwrap_err();
+        assert_eq!(error.code(), "E-init-toolchain");
+        assert!(error.to_string().contains("; at hand is rustc 1."), "{error}");
+        assert_eq!(error.help(), ["rustup toolchain install 1.0.0 --profile minimal"]);
     }
 
     #[test]

@@ -78,27 +78,50 @@ fn the_config_beside_the_kernel_has_every_option() {
     assert!(config.contains("CONFIG_NSM=y") && config.contains("CONFIG_VSOCKETS_LOOPBACK=y"));
 }
 
+/// Builds the kernel a second time, in another folder: the one way in which somebody would who doubts the first.
+///
 /// The kernel's folder in the cache is named by the hash of all inputs; so is the mark that this test leaves there.
 #[test]
-fn two_builds_in_different_folders_are_equal() {
+fn verifying_from_source_builds_the_same_kernel_and_init() {
     let built = built();
-    let folder = built.kernel.path.parent().unwrap();
-    let mark = folder.with_extension("rebuilt");
+    let mark = built.kernel.path.parent().unwrap().with_extension("verified");
     let sum = hex::encode(built.kernel.sha256);
-    if fs::read_to_string(&mark).is_ok_and(|rebuilt| rebuilt == sum) {
+    if fs::read_to_string(&mark).is_ok_and(|verified| verified == sum) {
         return;
     }
-    let elsewhere = scratch();
-    let other = elsewhere.path().join("another-cache");
-    let (source, path) = (tarball(&built.kernel.lock_id), path());
-    let request = Request { source: Some(&source), ..request(&other, &path, processors() + 1) };
-    let again = kernel::build(&request, &mut tell).unwrap_or_else(|e| panic!("{}", refused(&e)));
-    assert!(!again.cached);
-    for name in ["kernel", "config"] {
-        let (ours, theirs) = (folder.join(name), again.kernel.path.with_file_name(name));
-        assert!(fs::read(ours).unwrap() == fs::read(theirs).unwrap(), "{name} differs");
+    // In the target folder: there is room for a kernel's source.
+    let cache = scratch();
+    fs::create_dir(cache.path().join("eif")).unwrap();
+    for folder in ["kernels", "sources"] {
+        symlink(real_cache().join(folder), cache.path().join("eif").join(folder)).unwrap();
     }
+    let tools = std::env::join_paths([rustc_folder()].into_iter().chain(std::env::split_paths(&path()))).unwrap();
+    let env = TestEnv::new().variable("XDG_CACHE_HOME", cache.path().to_str().unwrap());
+    let env = env.variable("PATH", tools.to_str().unwrap());
+    let _ = env.layout("image", &eif_testdata::hello_image());
+    env.build("oci:image", "hello", &["--lock", "eif.lock"]);
+    let output = env.eif(&["verify", "hello.eif", "--lock", "eif.lock", "--from-source"]).success();
+    let _ = output.says(&format!("{}, compiled again, SHA-256 {sum}", "kernels.lock")).says_nothing_of("warning");
+    assert!(!cache.path().join("eif/again").exists(), "the second kernel is not kept");
     fs::write(mark, sum).unwrap();
+}
+
+/// Where the toolchain's programs are, without rustup's stand-ins, which would look for a home.
+fn rustc_folder() -> PathBuf {
+    let output = Command::new("rustc").args(["--print", "sysroot"]).output().expect("rustc is in PATH");
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()).join("bin")
+}
+
+/// The lock was written after a build on another machine.
+#[test]
+fn the_config_is_the_locked_one() {
+    let built = built();
+    if built.kernel.locked {
+        let lock = kernel::Lock::embedded().unwrap();
+        let expected = &lock.entry(&built.kernel.lock_id).unwrap().output(Arch::X86_64).unwrap().config_sha256;
+        let config = fs::read(built.kernel.path.with_file_name("config")).unwrap();
+        assert_eq!(eif_testdata::sha256(&config), format!("sha256:{expected}"));
+    }
 }
 
 #[test]

@@ -8,12 +8,12 @@ use clap::{Parser, ValueEnum};
 use eif::build::{Plan, Report, lock};
 use eif::image::{Platform, Reference};
 use eif::initramfs::{Compress, Mtime};
-use eif::rootfs::{Limits, Options, Overrides};
+use eif::rootfs::{Options, Overrides};
 
 use super::environment;
 use super::failure::Failure;
 use super::sign::SigningOptions;
-use super::source::{SourceOptions, size};
+use super::source::SourceOptions;
 use super::ui::Ui;
 
 /// Build an enclave image from a container image
@@ -94,15 +94,6 @@ pub struct BuildOptions {
     /// Refuse what would be a warning with a code E-…
     #[arg(long)]
     strict: bool,
-    /// Refuse images that unpack to more (K, M, G are powers of 1024)
-    #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = size)]
-    max_unpacked: u64,
-    /// Refuse images whose layers have more entries
-    #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
-    max_entries: u64,
-    /// Threads to use; has no influence on the bytes [default: as many as there are CPUs]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
-    threads: Option<u16>,
     #[command(flatten)]
     source: SourceOptions,
 }
@@ -176,6 +167,16 @@ impl BuildOptions {
         Ok(parsed.options)
     }
 
+    /// Those that a file's record does not have.
+    pub fn of_parts(
+        kernel: Option<PathBuf>,
+        init: Option<PathBuf>,
+        blobs: Option<PathBuf>,
+        source: SourceOptions,
+    ) -> Result<Self, Failure> {
+        Ok(Self { kernel, init, blobs, source, ..Self::none()? })
+    }
+
     /// Whether none was given.
     pub fn is_default(&self) -> bool {
         Self::none().is_ok_and(|none| none == *self)
@@ -211,8 +212,7 @@ impl BuildOptions {
             workdir: self.workdir,
         };
         let scratch = std::env::temp_dir();
-        let threads = self.threads.map_or_else(|| environment::processors().get(), usize::from);
-        let limits = Limits { unpacked: self.max_unpacked, entries: self.max_entries, ..Limits::default() };
+        let (limits, threads) = (self.source.limits(), self.source.threads());
         let access = self.source.access(&scratch, limits.unpacked)?;
         Ok(Plan {
             reference,

@@ -82,6 +82,13 @@ fn of_podman() -> Option<PathBuf> {
     None
 }
 
+/// What compiles init and kernel; EIF_RUSTC_AARCH64 as for the build of `eif` itself.
+#[expect(clippy::disallowed_methods, reason = "which programs there are is the user's to say")]
+pub fn tools() -> eif::verify::Tools {
+    let rustc = env::var_os("EIF_RUSTC_AARCH64").into_iter().collect();
+    eif::verify::Tools { rustc, path: search_path(), jobs: processors() }
+}
+
 /// A JSON object that the user wrote.
 pub fn json_file(path: &Path) -> Result<serde_json::Value, Failure> {
     let failed = |why: String| Failure::refused("E-metadata", format!("{}: {why}", path.display()));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use eif::image::{Access, AuthFile, Credentials, Secret, Standing, Store};
+use eif::rootfs::Limits;
 
 use super::environment;
 use super::failure::Failure;
@@ -28,6 +29,15 @@ pub struct SourceOptions {
     /// files of podman and docker]
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
+    /// Refuse images that unpack to more (K, M, G are powers of 1024)
+    #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = size)]
+    max_unpacked: u64,
+    /// Refuse images whose layers have more entries
+    #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
+    max_entries: u64,
+    /// Threads to use; has no influence on the bytes [default: as many as there are CPUs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
 }
 
 /// The largest images (machine learning) have 5 GiB and more; two of them fit, and the disk of a small build machine
@@ -35,6 +45,16 @@ pub struct SourceOptions {
 pub const DEFAULT_BOUND: &str = "10G";
 
 impl SourceOptions {
+    /// What an image may be.
+    pub fn limits(&self) -> Limits {
+        Limits { unpacked: self.max_unpacked, entries: self.max_entries, ..Limits::default() }
+    }
+
+    /// How many threads read it.
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(|| environment::processors().get(), usize::from)
+    }
+
     /// `scratch` and `limit` are for temporary files: their folder, and their size in bytes.
     pub fn access(&self, scratch: &Path, limit: u64) -> Result<Access, Failure> {
         let cache = environment::cache_if_any().filter(|_| !self.no_cache);

@@ -4,14 +4,16 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use eif::build::{Lock, Plan};
+use eif::build::Lock;
 use eif::eif::{Measurements, Pcr};
 use eif::verify::{self, Basis, Difference, Proof, Verdict};
 
 use super::build::BuildOptions;
 use super::diff;
+use super::environment;
 use super::failure::{Failure, one_line};
 use super::inspect::{at, pretty};
+use super::source::SourceOptions;
 use super::ui::Ui;
 
 /// Say whether an .eif comes from an image, by building it again
@@ -41,6 +43,11 @@ pub struct Args {
     /// The value that PCR0 must have
     #[arg(long, value_name = "HEX")]
     pcr0: Option<Pcr>,
+    /// Compile init and kernel from their sources as well, and compare their hashes (some minutes)
+    #[arg(long)]
+    from_source: bool,
+    #[command(flatten)]
+    source: SourceOptions,
 }
 
 /// At least one of them.
@@ -60,10 +67,12 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     let image_of_lock = args.against.image.is_none();
     let image = args.against.image.or_else(|| lock.as_ref().map(|lock| OsString::from(&lock.reference)));
     let Some(image) = image else { return Err(Failure::usage("nothing to hold the file against")) };
-    let plan = Plan { kernel: args.kernel, init: args.init, blobs: args.blobs, ..BuildOptions::none()?.plan(&image)? };
+    let plan = BuildOptions::of_parts(args.kernel, args.init, args.blobs, args.source)?.plan(&image)?;
     let file = diff::open(args.file.as_os_str())?;
-    let basis = Basis { plan, lock, image_of_lock, pcr0: args.pcr0 };
-    let verdict = verify::rebuild(&file, &basis, &ui.progress()).map_err(|error| at(&args.file, &error))?;
+    let from_source = args.from_source.then(environment::tools);
+    let basis = Basis { plan, lock, image_of_lock, pcr0: args.pcr0, from_source };
+    let verdict = verify::rebuild(&file, &basis, &ui.progress(), &mut |line| ui.note(line));
+    let verdict = verdict.map_err(|error| at(&args.file, &error))?;
     let signed = file.signature().is_ok_and(|signature| signature.is_some());
     let image = image.to_string_lossy();
     match verdict {
@@ -89,9 +98,10 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
 fn tell(proof: &Proof, signed: bool, ui: &Ui) {
     proof.warnings.iter().for_each(|warning| ui.warn(warning));
     let Proof { record, kernel_lock_id, toolchain, .. } = proof;
+    let compiled = if proof.from_source { ", compiled again" } else { "" };
     let kernel = kernel_lock_id.as_ref().map_or("a user's own".to_owned(), |id| format!("{id} of kernels.lock"));
-    ui.note(&format!("kernel    {kernel}, SHA-256 {}", record.kernel_sha256));
-    ui.note(&format!("init      {}, SHA-256 {}", toolchain.unwrap_or("a user's own"), record.init_sha256));
+    ui.note(&format!("kernel    {kernel}{compiled}, SHA-256 {}", record.kernel_sha256));
+    ui.note(&format!("init      {}{compiled}, SHA-256 {}", toolchain.unwrap_or("a user's own"), record.init_sha256));
     ui.note(&format!("cmdline   {}", record.cmdline));
     for (name, pcr) in proof.measurements.named() {
         ui.note(&format!("{name}      {pcr}"));
@@ -118,6 +128,8 @@ struct Answer<'a> {
     measurements: Option<&'a Measurements>,
     kernel: Option<Part<'a>>,
     init: Option<Part<'a>>,
+    /// Whether kernel and init were compiled from their sources.
+    from_source: bool,
     signed: bool,
     warnings: Vec<String>,
     differences: &'a [Difference],
@@ -133,13 +145,14 @@ struct Part<'a> {
 
 impl<'a> Answer<'a> {
     fn same(image: &'a str, proof: &'a Proof, signed: bool) -> Self {
-        let Proof { record, measurements, manifest, kernel_lock_id, toolchain, warnings } = proof;
+        let Proof { record, measurements, manifest, kernel_lock_id, toolchain, from_source, warnings } = proof;
         Self {
             same: true,
             manifest_digest: manifest.map(|digest| digest.to_string()),
             measurements: Some(measurements),
             kernel: Some(Part { sha256: &record.kernel_sha256, source: kernel_lock_id.as_deref() }),
             init: Some(Part { sha256: &record.init_sha256, source: *toolchain }),
+            from_source: *from_source,
             warnings: warnings.iter().map(|warning| format!("[{}] {}", warning.code, warning.message)).collect(),
             ..Self::differs(image, &[], signed)
         }
@@ -153,6 +166,7 @@ impl<'a> Answer<'a> {
             measurements: None,
             kernel: None,
             init: None,
+            from_source: false,
             signed,
             warnings: Vec::new(),
             differences,

@@ -197,7 +197,7 @@ fn sweep(store: &Store, kernels: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn clear(folder: &Path) -> Result<(), Error> {
+pub(super) fn clear(folder: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("removing", folder)(error)),
         _ => Ok(()),

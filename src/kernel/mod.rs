@@ -4,6 +4,7 @@
 //! [`build`] makes one, [`find`] gives the built one, [`check`] is the preflight of any kernel. The recipe's files
 //! are in `kernels/`, and its README says why they are as they are.
 
+mod again;
 pub mod check;
 mod error;
 mod fetch;
@@ -16,6 +17,7 @@ mod tools;
 
 use std::path::{Path, PathBuf};
 
+pub use again::{Again, build_again};
 pub use check::{Preflight, check, check_file, check_own};
 pub use error::Error;
 pub use lock::Lock;

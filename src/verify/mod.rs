@@ -15,6 +15,7 @@ mod lines;
 mod listing;
 mod rebuild;
 mod record;
+mod source;
 mod tarball;
 
 use std::io;
@@ -29,6 +30,7 @@ pub use inspection::{Certificate, Finding, Inspection, Kernel, Ramdisk, Section,
 pub use layout::{Range, layout};
 pub use listing::list;
 pub use rebuild::{Basis, Proof, Undecided, Verdict, rebuild};
+pub use source::Tools;
 pub use tarball::rootfs;
 
 /// Why a file's contents are not told.

@@ -5,11 +5,14 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use super::compare::{Difference, Scope, compare};
+use super::source::{self, Tools};
 use super::{Error, record};
+use crate::build::lock::Pcrs;
 use crate::build::{self, Lock, Plan, Record, Report};
 use crate::eif::{Eif, Level, Measurements, Metadata, Pcr, Source, metadata};
 use crate::image::{Digest, Image, Reference};
-use crate::{Arch, Progress, Refusal, Warning, init, kernel};
+use crate::kernel::{self, Tell};
+use crate::{Arch, Progress, Refusal, Warning, init};
 
 /// Bytes of two files that are compared at a time.
 const CHUNK: usize = 256 << 10;
@@ -26,6 +29,8 @@ pub struct Basis {
     pub image_of_lock: bool,
     /// The value of PCR0 that the file must have.
     pub pcr0: Option<Pcr>,
+    /// Whether init and kernel are compiled from their sources, and with what.
+    pub from_source: Option<Tools>,
 }
 
 /// The answer.
@@ -53,6 +58,8 @@ pub struct Proof {
     pub kernel_lock_id: Option<String>,
     /// The compiler of our own init; `None` for a user's own init.
     pub toolchain: Option<&'static str>,
+    /// Whether kernel and init were compiled from their sources.
+    pub from_source: bool,
     /// What a rebuild cannot judge.
     pub warnings: Vec<Warning>,
 }
@@ -98,6 +105,21 @@ pub enum Undecided {
         /// What was found.
         why: String,
     },
+    /// The init could not be compiled.
+    #[error(transparent)]
+    Compiler(#[from] init::Error),
+    /// A kernel of which no source is known.
+    #[error("nothing says from which source the kernel with SHA-256 {sha256} was built")]
+    KernelSource {
+        /// Its hash.
+        sha256: String,
+    },
+    /// The compiler at hand makes another kernel.
+    #[error("the kernel from source is another one, and so it would be if the file's is right: {why}")]
+    KernelCompiler {
+        /// Which compilers.
+        why: String,
+    },
     /// The image cannot be had or cannot be packed.
     #[error(transparent)]
     Build(#[from] build::Error),
@@ -124,6 +146,9 @@ impl Refusal for Undecided {
             Undecided::Modules { .. } => "E-verify-modules",
             Undecided::Gone { .. } => "E-verify-image",
             Undecided::Build(error) => error.code(),
+            Undecided::Compiler(error) => error.code(),
+            Undecided::KernelSource { .. } => "E-verify-kernel-source",
+            Undecided::KernelCompiler { .. } => "E-verify-kernel-compiler",
             Undecided::Version { .. } => "E-verify-version",
         }
     }
@@ -141,6 +166,14 @@ impl Refusal for Undecided {
             Undecided::Modules { .. } => "pass the folder that they came from with --blobs".to_owned(),
             Undecided::Gone { .. } => "name a place that still has it with --image".to_owned(),
             Undecided::Build(error) => return error.help(),
+            Undecided::Compiler(error) => return error.help(),
+            Undecided::KernelSource { .. } => {
+                "`eif kernel ls` shows which kernels this version can build; leave --from-source out for others"
+                    .to_owned()
+            }
+            Undecided::KernelCompiler { .. } => {
+                "install the compiler that the kernel was built with, or leave --from-source out".to_owned()
+            }
             Undecided::Version { theirs, .. } => format!("eif {theirs} can answer for every byte"),
         };
         vec![line]
@@ -151,7 +184,12 @@ impl Refusal for Undecided {
 ///
 /// # Errors
 /// The file cannot be read, or has a fault of [`Level::Error`].
-pub fn rebuild<S: Source>(eif: &Eif<S>, basis: &Basis, progress: &dyn Progress) -> Result<Verdict, Error> {
+pub fn rebuild<S: Source>(
+    eif: &Eif<S>,
+    basis: &Basis,
+    progress: &dyn Progress,
+    tell: Tell<'_>,
+) -> Result<Verdict, Error> {
     if let Some(fault) = eif.faults().iter().find(|fault| fault.level() == Level::Error) {
         return Err(crate::eif::Error::from(fault.clone()).into());
     }
@@ -168,12 +206,10 @@ pub fn rebuild<S: Source>(eif: &Eif<S>, basis: &Basis, progress: &dyn Progress) 
         found.extend(contradictions);
         return Ok(Verdict::Differs(found));
     }
-    let rebuilt = match plan(basis, &metadata, &record).and_then(|plan| packed(&plan, progress)) {
-        Ok(rebuilt) => rebuilt,
-        Err(undecided) => return Ok(or_differs(found, undecided)),
-    };
-    found.extend(layers(&record.diff_ids, &rebuilt.report.record.diff_ids));
-    judge(eif, measurements, record, rebuilt, found, basis.lock.is_some())
+    match again(basis, &metadata, &record, progress, tell) {
+        Ok(rebuilt) => judge(eif, basis, measurements, record, rebuilt, found),
+        Err(undecided) => Ok(or_differs(found, undecided)),
+    }
 }
 
 /// What is wrong is said even where something is missing for more.
@@ -220,29 +256,46 @@ fn layers(file: &[Digest], image: &[Digest]) -> Vec<Difference> {
 struct Rebuilt {
     eif: Eif,
     report: Report,
+    /// What the sources make otherwise.
+    differences: Vec<Difference>,
 }
 
 /// The image packed as the record says.
-fn packed(plan: &Plan, progress: &dyn Progress) -> Result<Rebuilt, Undecided> {
+fn again(
+    basis: &Basis,
+    metadata: &Metadata,
+    record: &Record,
+    progress: &dyn Progress,
+    tell: Tell<'_>,
+) -> Result<Rebuilt, Undecided> {
+    let mut plan = recorded(basis, metadata, record);
+    let id = || kernel_lock_id(basis, record);
+    let compile = |tools: &Tools| source::compile(tools, record, id(), &plan, tell);
+    let compiled = basis.from_source.as_ref().map(compile).transpose()?;
+    if let Some(compiled) = &compiled {
+        plan.init = plan.init.or_else(|| Some(compiled.init.clone()));
+        plan.kernel = plan.kernel.or_else(|| Some(compiled.kernel.as_ref()?.built.kernel.path.clone()));
+    }
+    complete(&mut plan, basis, record)?;
     let folder = tempfile::tempdir_in(&plan.layers.scratch).map_err(temporary)?;
     let target = folder.path().join("rebuilt.eif");
-    let report = build::build(plan, &target, progress)?;
+    let report = build::build(&plan, &target, progress)?;
     // The open file outlives its folder.
     let eif = Eif::examine(File::open(&target).map_err(temporary)?).map_err(build::Error::from)?;
-    Ok(Rebuilt { eif, report })
+    Ok(Rebuilt { eif, report, differences: compiled.map(|compiled| compiled.differences).unwrap_or_default() })
 }
 
-fn temporary(source: io::Error) -> Undecided {
+pub(super) fn temporary(source: io::Error) -> Undecided {
     build::Error::Output { path: PathBuf::from("a temporary file"), source }.into()
 }
 
-/// The record as a plan: with it and the image nothing is left to choose.
-fn plan(basis: &Basis, metadata: &Metadata, record: &Record) -> Result<Plan, Undecided> {
+/// The record as a plan: with it, the image and what boots, nothing is left to choose.
+fn recorded(basis: &Basis, metadata: &Metadata, record: &Record) -> Plan {
     let mut custom = metadata.custom.clone();
     if let Some(members) = custom.as_object_mut() {
         members.remove(metadata::RECORD_KEY);
     }
-    let mut plan = Plan {
+    Plan {
         platform: record.platform,
         cmdline: Some(record.cmdline.clone()),
         overrides: record.overrides.clone(),
@@ -254,7 +307,11 @@ fn plan(basis: &Basis, metadata: &Metadata, record: &Record) -> Result<Plan, Und
         epoch: metadata::epoch(&metadata.build.time),
         lock: None,
         ..basis.plan.clone()
-    };
+    }
+}
+
+/// Finds what boots by the record's hashes, where nobody has given it, and the image of a lock.
+fn complete(plan: &mut Plan, basis: &Basis, record: &Record) -> Result<(), Undecided> {
     let in_blobs = |name: &str| plan.blobs.as_deref().is_some_and(|folder| folder.join(name).exists());
     let (has_kernel, has_init) = (in_blobs("bzImage") || in_blobs("Image"), in_blobs("init"));
     if !record.modules.is_empty() && !in_blobs("nsm.ko") {
@@ -268,15 +325,19 @@ fn plan(basis: &Basis, metadata: &Metadata, record: &Record) -> Result<Plan, Und
         return Err(Undecided::Init { sha256: record.init_sha256.clone(), own });
     }
     if basis.image_of_lock {
-        plan.reference = located(basis, &plan)?;
+        plan.reference = located(basis, plan)?;
     }
-    Ok(plan)
+    Ok(())
 }
 
 /// The kernel of the cache that has the record's hash.
+fn in_cache(basis: &Basis, record: &Record) -> Option<kernel::Kernel> {
+    kernel::Store::new(basis.plan.cache.as_deref()?).by_sha256(&record.kernel_sha256)
+}
+
 fn kernel_at_hand(basis: &Basis, record: &Record) -> Result<PathBuf, Undecided> {
     let (sha256, arch) = (&record.kernel_sha256, record.platform.arch);
-    match kernel::Store::new(&basis.plan.cache).by_sha256(sha256) {
+    match in_cache(basis, record) {
         Some(kernel) => Ok(kernel.path),
         None => Err(Undecided::Kernel { sha256: sha256.clone(), id: kernel_lock_id(basis, record), arch }),
     }
@@ -287,7 +348,9 @@ fn kernel_lock_id(basis: &Basis, record: &Record) -> Option<String> {
     let embedded = kernel::Lock::embedded().ok()?;
     let by_hash = embedded.by_kernel(&record.kernel_sha256, record.platform.arch).map(|entry| entry.id.clone());
     let locked = basis.lock.as_ref().filter(|lock| lock.record.kernel_sha256 == record.kernel_sha256);
-    by_hash.or_else(|| locked?.kernel_lock_id.clone()).filter(|id| embedded.entry(id).is_ok())
+    let by_lock = || locked?.kernel_lock_id.clone();
+    let known = by_hash.or_else(by_lock).or_else(|| Some(in_cache(basis, record)?.lock_id));
+    known.filter(|id| embedded.entry(id).is_ok())
 }
 
 /// The place of the lock's image: where it was, if it is there still; else by its digest.
@@ -297,8 +360,7 @@ fn located(basis: &Basis, plan: &Plan) -> Result<Reference, Undecided> {
     };
     let mut why = String::new();
     for reference in [Some(plan.reference.clone()), plan.reference.at(digest)].into_iter().flatten() {
-        let limit = plan.layers.limits.unpacked;
-        match Image::open_within(&reference, &plan.platform, &plan.layers.scratch, limit) {
+        match Image::open(&reference, &plan.platform, &plan.access) {
             Ok(image) if image.manifest_digest == Some(digest) => return Ok(reference),
             Ok(image) => {
                 let other = image.manifest_digest.map_or("no digest".to_owned(), |digest| digest.to_string());
@@ -313,16 +375,18 @@ fn located(basis: &Basis, plan: &Plan) -> Result<Reference, Undecided> {
 
 fn judge<S: Source>(
     eif: &Eif<S>,
+    basis: &Basis,
     measurements: Measurements,
     record: Record,
     rebuilt: Rebuilt,
     mut found: Vec<Difference>,
-    locked: bool,
 ) -> Result<Verdict, Error> {
+    found.extend(rebuilt.differences);
+    found.extend(layers(&record.diff_ids, &rebuilt.report.record.diff_ids));
     let unsigned = eif.unsigned()?;
     if !equal(&unsigned, &rebuilt.eif)? {
         if found.is_empty() && record.version != env!("CARGO_PKG_VERSION") {
-            let again = build::lock::Pcrs::from(rebuilt.report.measurements);
+            let again = Pcrs::from(rebuilt.report.measurements);
             let found = if again == measurements.into() {
                 "all that is measured is what the image gives: the same PCR0, PCR1 and PCR2"
             } else {
@@ -336,8 +400,9 @@ fn judge<S: Source>(
         return Ok(Verdict::Differs(found));
     }
     let Report { manifest, kernel_lock_id, toolchain, .. } = rebuilt.report;
-    let mut proof = Proof { measurements, record, manifest, kernel_lock_id, toolchain, warnings: Vec::new() };
-    if !locked {
+    let (from_source, warnings) = (basis.from_source.is_some(), Vec::new());
+    let mut proof = Proof { measurements, record, manifest, kernel_lock_id, toolchain, from_source, warnings };
+    if basis.lock.is_none() {
         proof.warnings = unjudged(&proof);
     }
     Ok(Verdict::Same(Box::new(proof)))

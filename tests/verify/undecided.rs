@@ -126,3 +126,35 @@ fn a_lock_that_cannot_be_read() {
     change_lock(&env, |lock| lock["lock"] = json!(2));
     let _ = ask(&env, "app.eif", &["--lock", "eif.lock"]).refused("E-lock-version");
 }
+
+#[test]
+fn sources_that_cannot_be_compiled() {
+    let env = world(&[]);
+    let image = ["--image", "oci:image", "--from-source"];
+    let output = undecided(ask(&env, "app.eif", &image), "E-verify-kernel-source");
+    let _ = output.says("leave --from-source out");
+    let builder = TestEnv::with_kernels();
+    let _ = builder.layout("image", &crate::world::image("x"));
+    builder.build("oci:image", "app", &[]);
+    // No compiler at all, then one without the tools of the kernel.
+    let nothing = TestEnv::new();
+    let ask = |path: String| {
+        let mut command = builder.command(&["verify", "app.eif", "--image", "oci:image", "--from-source"]);
+        command.env("PATH", path).output().unwrap()
+    };
+    for (path, words) in [
+        (nothing.tmp().display().to_string(), ["error[E-init-toolchain]: ", "help: rustup toolchain install "]),
+        (rustc_folder(), ["error[E-kernel-tools]: ", "help: apt-get install "]),
+    ] {
+        let output = ask(path);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+}
+
+/// Where the toolchain's programs are, without rustup's stand-ins, which would look for a home.
+fn rustc_folder() -> String {
+    let output = std::process::Command::new("rustc").args(["--print", "sysroot"]).output().expect("rustc is in PATH");
+    format!("{}/bin", String::from_utf8(output.stdout).unwrap().trim())
+}
