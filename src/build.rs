@@ -73,6 +73,8 @@ pub struct Plan {
 pub struct Report {
     /// PCR0, PCR1, PCR2, and PCR8 of a signed file.
     pub measurements: Measurements,
+    /// Where the reference has a tag of a registry: the same name with the digest that the tag led to.
+    pub pin: Option<String>,
     /// Digest of the image's manifest, where the transport has one.
     pub manifest: Option<image::Digest>,
     /// What stands in the file.
@@ -458,6 +460,7 @@ fn report(
     let by_hash = || Some(kernel::Lock::embedded().ok()?.by_kernel(&record.kernel_sha256, arch)?.id.clone());
     Report {
         measurements: written.measurements,
+        pin: image.pin.clone(),
         manifest: image.manifest_digest,
         kernel_lock_id: boot.kernel_lock_id.or_else(by_hash),
         toolchain: init::toolchain(arch).filter(|_| !boot.foreign),

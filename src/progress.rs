@@ -7,6 +7,10 @@ pub trait Progress: Sync {
 
     /// So many more bytes of the stage are done.
     fn advance(&self, bytes: u64);
+
+    /// `done` of the `total` bytes of a download are there. Several run at once, told apart by `name`; one may fall back
+    /// to a smaller number, and ends with `done` equal to `total`.
+    fn transfer(&self, _name: &str, _done: u64, _total: u64) {}
 }
 
 /// Tells nobody.

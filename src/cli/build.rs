@@ -20,12 +20,14 @@ use super::ui::Ui;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   eif build docker-archive:app.tar -o app.eif
+  eif build ghcr.io/acme/app:v1 -o app.eif
   eif build oci:layout:v1 -o app.eif --cmd serve --cmd --port=80 --user 1000:1000
   eif build oci:layout:v1 -o app.eif --lock eif.lock
   eif build oci:layout:v1 -o app.eif --locked
   eif build docker-archive:app.tar -o app.eif --signing-certificate cert.pem --private-key key.pem")]
 pub struct Args {
-    /// The image: oci:PATH[:TAG|@DIGEST], oci-archive:PATH[:TAG] or docker-archive:PATH[:NAME]; PATH `-` is stdin
+    /// The image: [docker://]NAME[:TAG|@DIGEST] in a registry, oci:PATH[:TAG|@DIGEST], oci-archive:PATH[:TAG] or
+    /// docker-archive:PATH[:NAME]; PATH `-` is stdin
     image: OsString,
     /// The file to write
     #[arg(long, short, value_name = "FILE")]
@@ -134,6 +136,9 @@ fn lock(path: Option<PathBuf>, locked: bool, image: &OsString) -> Result<Option<
 /// Warnings and summary, for people.
 pub fn tell(report: &Report, ui: &Ui) {
     report.warnings.iter().for_each(|warning| ui.warn(warning));
+    if let Some(pin) = &report.pin {
+        ui.note(&format!("image     {pin}; name it so to get the same bytes whatever becomes of the tag"));
+    }
     if let Some(digest) = report.manifest {
         ui.note(&format!("manifest  {digest}"));
     }

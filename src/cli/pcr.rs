@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use eif::eif::{Eif, Measurements, Pcr};
+use eif::image::Reference;
 
 use super::build::{self, BuildOptions};
 use super::environment;
@@ -17,7 +18,7 @@ use super::sign;
 use super::ui::Ui;
 
 /// Transports that a file name is not taken for.
-const TRANSPORTS: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
+const TRANSPORTS: [&str; 4] = ["oci:", "oci-archive:", "docker-archive:", "docker://"];
 
 /// Print the PCRs of an .eif or of what an image would build to, or the one PCR that a file, certificate, role or
 /// instance gives.
@@ -94,9 +95,12 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether an argument names an image and not a file.
+/// Whether an argument names an image and not a file. The name of an image in a registry must have a tag or a digest to
+/// be known as one, and no file may have the same.
 pub fn is_image(what: &OsStr) -> bool {
-    TRANSPORTS.iter().any(|transport| what.as_bytes().starts_with(transport.as_bytes()))
+    let transport = TRANSPORTS.iter().any(|transport| what.as_bytes().starts_with(transport.as_bytes()));
+    let marked = what.as_bytes().iter().any(|byte| [b':', b'@'].contains(byte));
+    transport || (marked && !Path::new(what).exists() && Reference::parse(what).is_ok())
 }
 
 /// Builds without a file.

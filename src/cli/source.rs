@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use eif::image::{Access, AuthFile, Credentials, Secret, Standing, Store};
+use eif::image::{Access, AuthFile, Credentials, Mirror, Network, Secret, Standing, Store};
 use eif::rootfs::Limits;
 
 use super::environment;
@@ -38,6 +38,15 @@ pub struct SourceOptions {
     /// Threads to use; has no influence on the bytes [default: as many as there are CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// Trust this authority's certificate (PEM) beside the system's
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Take any certificate, and plain http from other machines than this one
+    #[arg(long)]
+    insecure: bool,
+    /// Ask URL for what is in the registry HOST, and HOST itself last; repeatable
+    #[arg(long, value_name = "HOST=URL")]
+    mirror: Vec<Mirror>,
 }
 
 /// The largest images (machine learning) have 5 GiB and more; two of them fit, and the disk of a small build machine
@@ -63,7 +72,9 @@ impl SourceOptions {
             None => Store::temporary(scratch)?,
         };
         let credentials = self.credentials()?;
-        Ok(Access { limit, offline: self.offline, credentials, ..Access::new(store, scratch.to_owned()) })
+        let (tls_ca, mirrors) = (self.tls_ca.clone(), self.mirror.clone());
+        let network = Network { tls_ca, insecure: self.insecure, mirrors, ..Network::default() };
+        Ok(Access { limit, offline: self.offline, credentials, network, ..Access::new(store, scratch.to_owned()) })
     }
 
     fn credentials(&self) -> Result<Credentials, Failure> {

@@ -1,10 +1,12 @@
 //! What the user sees: data on stdout, words on stderr.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 
 use clap::ColorChoice;
 use eif::{Progress, Warning};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Global;
 use super::failure::{Failure, one_line};
@@ -31,10 +33,14 @@ impl Ui {
         Self { quiet: global.quiet, verbose: global.verbose, json: global.json, color, terminal }
     }
 
-    /// A progress bar where it makes sense: on a terminal that may be written to.
-    pub fn progress(&self) -> Bar {
-        let bar = if self.terminal && !self.quiet { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        Bar(bar)
+    /// Progress as it makes sense: bars on a terminal that may be written to, else a line for each finished download.
+    pub fn progress(&self) -> Bars<'_> {
+        let hidden = !self.terminal || self.quiet;
+        let all = MultiProgress::with_draw_target(match hidden {
+            true => ProgressDrawTarget::hidden(),
+            false => ProgressDrawTarget::stderr(),
+        });
+        Bars { ui: self, stage: all.add(ProgressBar::no_length()), all, transfers: Mutex::default() }
     }
 
     /// Writes data to stdout.
@@ -73,34 +79,59 @@ impl Ui {
     }
 }
 
-/// One bar for the stage that runs.
-pub struct Bar(ProgressBar);
+/// One bar for the stage that runs, and one for each download.
+pub struct Bars<'a> {
+    ui: &'a Ui,
+    all: MultiProgress,
+    stage: ProgressBar,
+    transfers: Mutex<BTreeMap<String, ProgressBar>>,
+}
 
-impl Progress for Bar {
+impl Progress for Bars<'_> {
     fn stage(&self, name: &str, total: Option<u64>) {
         let template = match total {
             Some(_) => "{msg:10} {bytes:>10} / {total_bytes} {wide_bar}",
             None => "{msg:10} {bytes:>10} {spinner}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            self.0.set_style(style);
+            self.stage.set_style(style);
         }
         match total {
-            Some(total) => self.0.set_length(total),
-            None => self.0.unset_length(),
+            Some(total) => self.stage.set_length(total),
+            None => self.stage.unset_length(),
         }
-        self.0.set_position(0);
-        self.0.set_message(name.to_owned());
+        self.stage.set_position(0);
+        self.stage.set_message(name.to_owned());
     }
 
     fn advance(&self, bytes: u64) {
-        self.0.inc(bytes);
+        self.stage.inc(bytes);
+    }
+
+    fn transfer(&self, name: &str, done: u64, total: u64) {
+        let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = transfers.entry(name.to_owned()).or_insert_with(|| {
+            let bar = self.all.add(ProgressBar::new(total));
+            if let Ok(style) = ProgressStyle::with_template("{msg:40} {bytes:>10} / {total_bytes} {wide_bar}") {
+                bar.set_style(style);
+            }
+            bar.with_message(name.to_owned())
+        });
+        bar.set_position(done);
+        if done == total {
+            bar.finish_and_clear();
+            transfers.remove(name);
+            if !self.ui.terminal {
+                self.ui.note(&format!("fetched   {name}, {total} bytes"));
+            }
+        }
     }
 }
 
-impl Drop for Bar {
+impl Drop for Bars<'_> {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.stage.finish_and_clear();
+        let _ = self.all.clear();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Credentials, Store};
+use super::{Credentials, Network, Store};
 
 /// An archive that is not a file, or is compressed, may have this many plain bytes: as many as an image by default.
 const ARCHIVE_LIMIT: u64 = 16 << 30;
@@ -20,11 +20,14 @@ pub struct Access {
     pub offline: bool,
     /// Who registries are told that we are.
     pub credentials: Credentials,
+    /// How registries are reached.
+    pub network: Network,
 }
 
 impl Access {
     /// The network may be used, registries are asked as nobody, and a temporary file may have 16 GiB.
     pub fn new(store: Store, scratch: PathBuf) -> Self {
-        Self { store, scratch, limit: ARCHIVE_LIMIT, offline: false, credentials: Credentials::none() }
+        let (credentials, network) = (Credentials::none(), Network::default());
+        Self { store, scratch, limit: ARCHIVE_LIMIT, offline: false, credentials, network }
     }
 }

@@ -317,10 +317,11 @@ fn from_saved(archive: Archive, saved: &Saved, platform: &Platform) -> Result<Im
             let what = format!("layer {}/{} (`{name}`)", index.saturating_add(1), names.len());
             return Err(Error::MissingBlob { what });
         }
-        layers.push(Layer { name: name.clone(), blob: None, diff_id, compression: None });
+        layers.push(Layer { name: name.clone(), blob: None, foreign: false, diff_id, compression: None });
     }
     let config = config.into_config();
-    Ok(Image { manifest_digest: None, platform: *platform, config, layers, files: Box::new(archive) })
+    let files = Box::new(archive);
+    Ok(Image { manifest_digest: None, platform: *platform, config, pin: None, layers, files })
 }
 
 /// The config, verified: its name in the archive is its digest.

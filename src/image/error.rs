@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::Digest;
+use super::{Digest, Refused};
 use crate::Refusal;
 
 /// Why an image cannot be had.
@@ -141,6 +141,9 @@ pub enum Error {
         /// The limit, in bytes.
         limit: u64,
     },
+    /// A registry, or the way to it.
+    #[error(transparent)]
+    Registry(#[from] Box<Refused>),
     /// The store of blobs cannot be used.
     #[error("the store of blobs: {what}: {source}")]
     Store {
@@ -223,6 +226,7 @@ impl Refusal for Error {
             Error::DigestMismatch { .. } => "E-digest-mismatch",
             Error::SizeMismatch { .. } | Error::TooLong { .. } => "E-size-mismatch",
             Error::TooLarge { .. } => "E-too-large",
+            Error::Registry(refused) => refused.code(),
             Error::Store { .. } => "E-store",
             Error::Offline { .. } => "E-offline",
             Error::BlobDigest { .. } => "E-digest",
@@ -235,7 +239,9 @@ impl Refusal for Error {
 
     fn help(&self) -> Vec<String> {
         let line = match self {
-            Error::Reference { .. } => "use oci:PATH[:TAG], oci-archive:PATH[:TAG] or docker-archive:PATH[:NAME]",
+            Error::Reference { .. } => {
+                "use docker://NAME[:TAG|@DIGEST], oci:PATH[:TAG], oci-archive:PATH[:TAG] or docker-archive:PATH[:NAME]"
+            }
             Error::Io { .. } => "check that the path exists and may be read",
             Error::NotAnImage { .. } => "make one with `docker save -o app.tar IMAGE` or `skopeo copy … oci:app`",
             Error::BadManifest { .. } => "the image is damaged or was made by a broken tool; fetch it again",
@@ -251,6 +257,7 @@ impl Refusal for Error {
             Error::SizeMismatch { .. } => "the transfer was cut; copy the image again",
             Error::TooLong { .. } => "the bytes were damaged or changed; copy the image again",
             Error::TooLarge { .. } => "if the image is to be trusted, raise --max-unpacked",
+            Error::Registry(refused) => return refused.help(),
             Error::Store { .. } => "check that the folder may be written to and has room, or pass --no-cache",
             Error::Offline { .. } => "build it once without --offline; name the image by its digest",
             Error::BlobDigest { .. } | Error::BlobSize { .. } => {
@@ -275,6 +282,12 @@ impl Error {
             Ok(error) => error,
             Err(source) => Error::Io { what: what.to_owned(), source },
         }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        Error::Registry(Box::new(refused))
     }
 }
 

@@ -1,13 +1,17 @@
-//! From the index of an OCI layout to one image: selection by name and platform, and every check that needs no layer.
+//! From an index to one image: selection by name and platform, and every check that needs no layer.
 
 use std::collections::BTreeSet;
 use std::io::Read;
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use super::config::Parsed;
-use super::{Compression, Digest, Error, Files, Image, JSON_LIMIT, Layer, Platform, Selector, Verified};
+use super::{
+    Compression, Digest, Error, Files, Image, JSON_LIMIT, Layer, Platform, Selector, Verified, Wanted, WantedKind,
+};
+use crate::Silent;
 
 /// Indexes inside indexes are followed this deep.
 const INDEX_DEPTH: usize = 4;
@@ -27,8 +31,37 @@ pub(super) fn open(files: Box<dyn Files>, selector: &Selector, platform: &Platfo
     let bytes = named(&*files, "index.json")?;
     let index: ImageIndex = json(&bytes, "index.json")?;
     let picked = select(index.manifests(), selector)?;
-    let manifest = Resolver { files: &*files, platform }.resolve(&picked)?;
+    let manifest = Resolver { files: &*files, platform }.resolve(&picked, "index.json")?;
     from_manifest(files, manifest, platform)
+}
+
+/// Opens the image that `platform` picks out of a document that `files` has and that a name of `what` led to: an index
+/// or a manifest.
+pub(super) fn open_document(
+    files: Box<dyn Files>,
+    digest: &Digest,
+    bytes: &[u8],
+    what: &str,
+    platform: &Platform,
+) -> Result<Image, Error> {
+    let media = document_type(bytes, what)?;
+    let descriptor = json!({"mediaType": media, "digest": digest.to_string(), "size": bytes.len()});
+    let descriptor: Descriptor = serde_json::from_value(descriptor)
+        .map_err(|error| Error::BadManifest { what: what.to_owned(), why: error.to_string() })?;
+    let manifest = Resolver { files: &*files, platform }.resolve(&[descriptor], what)?;
+    from_manifest(files, manifest, platform)
+}
+
+/// What a document is by its own words, and without them by its shape. What a registry's header says of it does not
+/// stand under the digest, so it does not count.
+fn document_type(bytes: &[u8], what: &str) -> Result<String, Error> {
+    let value: serde_json::Value = json(bytes, what)?;
+    if value.get("schemaVersion").and_then(serde_json::Value::as_u64) == Some(1) {
+        return Err(Error::Schema1 { what: what.to_owned() });
+    }
+    let own = value.get("mediaType").and_then(serde_json::Value::as_str);
+    let shape = if value.get("manifests").is_some() { OCI_INDEX } else { OCI_MANIFEST };
+    Ok(own.filter(|own| !own.is_empty()).unwrap_or(shape).to_owned())
 }
 
 /// The entries of `index.json` that the selector leaves: all of one name, for the platform to choose from.
@@ -97,14 +130,15 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn resolve(&self, entries: &[Descriptor]) -> Result<Chosen, Error> {
+    /// `what` names whatever has the entries.
+    fn resolve(&self, entries: &[Descriptor], what: &str) -> Result<Chosen, Error> {
         let mut passed = Passed::default();
         if let Some(chosen) = self.search(entries, 0, &mut passed)? {
             return Ok(chosen);
         }
         let available: Vec<String> = passed.platforms.into_iter().collect();
         let available = if available.is_empty() { "nothing".to_owned() } else { available.join(", ") };
-        Err(Error::NoPlatform { what: "index.json".to_owned(), wanted: self.platform.to_string(), available })
+        Err(Error::NoPlatform { what: what.to_owned(), wanted: self.platform.to_string(), available })
     }
 
     /// The first manifest for the platform, depth first, as containers/image chooses.
@@ -136,12 +170,12 @@ impl Resolver<'_> {
                     let why = format!("indexes are nested more than {INDEX_DEPTH} deep");
                     return Err(Error::BadManifest { what, why });
                 }
-                let bytes = blob(self.files, &digest, entry.size(), &what)?;
+                let bytes = self.blob(WantedKind::Manifest, digest, entry.size(), &what)?;
                 let index: ImageIndex = json(&bytes, &what)?;
                 self.search(index.manifests(), depth.saturating_add(1), passed)
             }
             OCI_MANIFEST | DOCKER_MANIFEST => {
-                let bytes = blob(self.files, &digest, entry.size(), &what)?;
+                let bytes = self.blob(WantedKind::Manifest, digest, entry.size(), &what)?;
                 self.manifest(digest, &bytes, &what, passed)
             }
             other if other.starts_with(DOCKER_SCHEMA_1) => Err(Error::Schema1 { what }),
@@ -155,13 +189,29 @@ impl Resolver<'_> {
         let descriptor = manifest.config();
         let config_digest: Digest = descriptor.digest().as_ref().parse()?;
         let config_what = format!("config {}", config_digest.short());
-        let config = blob(self.files, &config_digest, descriptor.size(), &config_what)?;
+        let config = self.blob(WantedKind::Config, config_digest, descriptor.size(), &config_what)?;
         let config = Parsed::from_json(&config, &config_what)?;
         if !config.runs_on(self.platform) {
             passed.platforms.insert(words(&config.os, &config.architecture, config.variant.as_deref()));
             return Ok(None);
         }
         Ok(Some(Chosen { digest, manifest, config }))
+    }
+
+    /// A small blob, whole and verified.
+    fn blob(&self, kind: WantedKind, digest: Digest, size: u64, what: &str) -> Result<Vec<u8>, Error> {
+        if size > JSON_LIMIT {
+            let why = format!("{size} bytes, the limit is {JSON_LIMIT}");
+            return Err(Error::BadManifest { what: what.to_owned(), why });
+        }
+        self.files.fetch(&[Wanted { digest, size, kind, what: what.to_owned() }], &Silent)?;
+        let missing = || Error::MissingBlob { what: what.to_owned() };
+        let file = self.files.open(&blob_name(&digest))?.ok_or_else(missing)?;
+        let mut bytes = Vec::new();
+        Verified::new(file.bytes, digest, Some(size), what.to_owned())
+            .read_to_end(&mut bytes)
+            .map_err(|error| Error::from_io(error, what))?;
+        Ok(bytes)
     }
 }
 
@@ -201,32 +251,21 @@ fn from_manifest(files: Box<dyn Files>, chosen: Chosen, platform: &Platform) -> 
         .iter()
         .zip(diff_ids)
         .enumerate()
-        .map(|(index, (descriptor, diff_id))| layer(&*files, descriptor, diff_id, index, count))
+        .map(|(index, (descriptor, diff_id))| layer(descriptor, diff_id, index, count))
         .collect::<Result<Vec<_>, _>>()?;
     let manifest_digest = Some(chosen.digest);
-    Ok(Image { manifest_digest, platform: *platform, config: chosen.config.into_config(), layers, files })
+    let config = chosen.config.into_config();
+    Ok(Image { manifest_digest, platform: *platform, config, pin: None, layers, files })
 }
 
-fn layer(
-    files: &dyn Files,
-    descriptor: &Descriptor,
-    diff_id: Digest,
-    index: usize,
-    count: usize,
-) -> Result<Layer, Error> {
+fn layer(descriptor: &Descriptor, diff_id: Digest, index: usize, count: usize) -> Result<Layer, Error> {
     let digest: Digest = descriptor.digest().as_ref().parse()?;
     let what = format!("layer {}/{count} ({})", index.saturating_add(1), digest.short());
     let name = blob_name(&digest);
     let media = descriptor.media_type().to_string();
     let compression = layer_compression(&media).ok_or_else(|| media_type(what.clone(), &media))?;
-    let present = files.open(&name)?.is_some();
-    if !present && (media.contains("nondistributable") || media.contains("foreign")) {
-        return Err(Error::ForeignLayer { what });
-    }
-    if !present {
-        return Err(Error::MissingBlob { what });
-    }
-    Ok(Layer { name, blob: Some((digest, descriptor.size())), diff_id, compression: Some(compression) })
+    let foreign = media.contains("nondistributable") || media.contains("foreign");
+    Ok(Layer { name, blob: Some((digest, descriptor.size())), foreign, diff_id, compression: Some(compression) })
 }
 
 fn layer_compression(media: &str) -> Option<Compression> {
@@ -263,22 +302,6 @@ fn media_type(what: String, media_type: &str) -> Error {
 /// Where an OCI layout keeps a blob (image-spec, image-layout.md).
 pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
-}
-
-/// A small blob, whole and verified.
-fn blob(files: &dyn Files, digest: &Digest, size: u64, what: &str) -> Result<Vec<u8>, Error> {
-    if size > JSON_LIMIT {
-        return Err(Error::BadManifest {
-            what: what.to_owned(),
-            why: format!("{size} bytes, the limit is {JSON_LIMIT}"),
-        });
-    }
-    let file = files.open(&blob_name(digest))?.ok_or_else(|| Error::MissingBlob { what: what.to_owned() })?;
-    let mut bytes = Vec::new();
-    Verified::new(file.bytes, *digest, Some(size), what.to_owned())
-        .read_to_end(&mut bytes)
-        .map_err(|error| Error::from_io(error, what))?;
-    Ok(bytes)
 }
 
 /// A small named file, whole.

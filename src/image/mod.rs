@@ -13,6 +13,7 @@ mod layout;
 mod manifest;
 mod platform;
 mod reference;
+mod registry;
 pub mod store;
 
 use std::io::Read;
@@ -26,20 +27,57 @@ pub use digest::{Digest, Verified};
 pub use error::Error;
 pub use platform::Platform;
 pub use reference::{Reference, Selector};
+pub use registry::{Mirror, Name, Network, Refused};
 pub use store::Store;
 
+use crate::Progress;
 use archive::Archive;
 use layout::Directory;
 
 /// A manifest, an index or a config may be this large, in bytes (containers/image and Docker stop at the same size).
 const JSON_LIMIT: u64 = 4 << 20;
 
-/// Read-only named files: the directory of an OCI layout, or the inside of an archive.
+/// Read-only named files: the directory of an OCI layout, the inside of an archive, or the store in front of a registry.
 ///
 /// Shared by the threads that read layers, so opening needs no exclusive access.
 trait Files: Send + Sync {
     /// The file's bytes and its size in bytes, or `None` when there is no such file.
     fn open(&self, name: &str) -> Result<Option<File<'_>>, Error>;
+
+    /// Sees to it that these blobs can be opened; what is at hand anyway is there or is not.
+    fn fetch(&self, wanted: &[Wanted], _progress: &dyn Progress) -> Result<(), Error> {
+        wanted.iter().try_for_each(|wanted| match self.open(&manifest::blob_name(&wanted.digest))? {
+            Some(_) => Ok(()),
+            None if wanted.kind == WantedKind::ForeignLayer => Err(Error::ForeignLayer { what: wanted.what.clone() }),
+            None => Err(Error::MissingBlob { what: wanted.what.clone() }),
+        })
+    }
+
+    /// Replaces a blob that turned out to be damaged, and tells whether that could be done.
+    fn fetch_again(&self, _wanted: &Wanted, _progress: &dyn Progress) -> Result<bool, Error> {
+        Ok(false)
+    }
+}
+
+/// A blob that is about to be opened.
+struct Wanted {
+    digest: Digest,
+    /// In bytes, from whatever names the blob.
+    size: u64,
+    kind: WantedKind,
+    /// For messages.
+    what: String,
+}
+
+/// What a registry keeps in different places or refuses differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WantedKind {
+    /// Or an index.
+    Manifest,
+    Config,
+    Layer,
+    /// One that its maker did not want to be copied to registries.
+    ForeignLayer,
 }
 
 /// An open file of a transport.
@@ -56,6 +94,8 @@ pub struct Image {
     pub platform: Platform,
     /// What the image's config says of the process.
     pub config: Config,
+    /// Where the reference has a tag of a registry: the same name with the digest that the tag led to now.
+    pub pin: Option<String>,
     layers: Vec<Layer>,
     files: Box<dyn Files>,
 }
@@ -67,6 +107,7 @@ pub struct Layer {
     name: String,
     /// Digest and size in bytes of the blob as it is stored, where the transport has a manifest that says so.
     blob: Option<(Digest, u64)>,
+    foreign: bool,
     /// Digest of the uncompressed tar, from the config.
     pub diff_id: Digest,
     /// What the media type says of the compression; `None` where there is no media type.
@@ -92,6 +133,7 @@ impl Image {
             Reference::Oci { path, selector } => manifest::open(Box::new(Directory::open(path)?), selector, platform),
             Reference::OciArchive { path, selector } => manifest::open(Box::new(archive(path)?), selector, platform),
             Reference::DockerArchive { path, name } => archive::open_docker(archive(path)?, name.as_deref(), platform),
+            Reference::Docker(name) => registry::open(name, platform, access),
         }
     }
 
@@ -108,6 +150,36 @@ impl Image {
             None => "?".to_owned(),
         };
         format!("layer {}/{} ({name})", index.saturating_add(1), self.layers.len())
+    }
+
+    /// Sees to it that all layers are on this machine: those of a registry are downloaded, several at a time.
+    ///
+    /// # Errors
+    /// [`Error::MissingBlob`], [`Error::ForeignLayer`], [`Error::Registry`], [`Error::Store`].
+    pub fn fetch(&self, progress: &dyn Progress) -> Result<(), Error> {
+        let wanted: Vec<Wanted> = (0..self.layers.len()).filter_map(|index| self.wanted(index)).collect();
+        self.files.fetch(&wanted, progress)
+    }
+
+    /// Gets layer `index` once more if `error`, which stands for what reading it gave, is that of damaged bytes and the
+    /// image has a place to get it from; tells whether it did.
+    ///
+    /// # Errors
+    /// As [`Image::fetch`].
+    pub fn fetch_again(&self, index: usize, error: &Error, progress: &dyn Progress) -> Result<bool, Error> {
+        let damaged =
+            matches!(error, Error::DigestMismatch { .. } | Error::SizeMismatch { .. } | Error::TooLong { .. });
+        match self.wanted(index).filter(|_| damaged) {
+            Some(wanted) => self.files.fetch_again(&wanted, progress),
+            None => Ok(false),
+        }
+    }
+
+    fn wanted(&self, index: usize) -> Option<Wanted> {
+        let layer = self.layers.get(index)?;
+        let (digest, size) = layer.blob?;
+        let kind = if layer.foreign { WantedKind::ForeignLayer } else { WantedKind::Layer };
+        Some(Wanted { digest, size, kind, what: self.layer_label(index) })
     }
 
     /// The stored bytes of layer `index`; the reader fails at their end unless size and digest are the manifest's.

@@ -4,7 +4,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::{Digest, Error};
+use super::{Digest, Error, Name};
+
+/// Transports of skopeo that this version does not have: a bare name that begins so is no name.
+const OTHERS: [&str; 8] = ["containers-storage", "dir", "docker-daemon", "http", "https", "ostree", "rootfs", "sif"];
 
 /// An image reference. Paths are bytes: they need not be UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub enum Reference {
         /// Which of its images.
         name: Option<String>,
     },
+    /// `docker://NAME[:TAG][@DIGEST]`, or the name alone: an image in a registry.
+    Docker(Name),
 }
 
 /// Which image of an OCI layout.
@@ -50,7 +55,10 @@ impl Reference {
     /// [`Error::Reference`] for a transport that this version lacks or an empty part; [`Error::BadDigest`].
     pub fn parse(text: &OsStr) -> Result<Self, Error> {
         let refuse = |why: &str| Error::Reference { text: text.to_string_lossy().into_owned(), why: why.to_owned() };
-        let (transport, rest) = split_at_byte(text.as_bytes(), b':').ok_or_else(|| refuse("no transport is named"))?;
+        if let Some(name) = registry_name(text.as_bytes()) {
+            return Name::parse(std::str::from_utf8(name).map_err(|_| refuse("a name is ASCII"))?).map(Self::Docker);
+        }
+        let (transport, rest) = split_at_byte(text.as_bytes(), b':').unwrap_or_default();
         if rest.is_empty() {
             return Err(refuse("the path is missing"));
         }
@@ -73,9 +81,21 @@ impl Reference {
         match self {
             Self::Oci { path, .. } => Some(Self::Oci { path: path.clone(), selector }),
             Self::OciArchive { path, .. } => Some(Self::OciArchive { path: path.clone(), selector }),
+            Self::Docker(name) => Some(Self::Docker(Name { digest: Some(digest), ..name.clone() })),
             Self::DockerArchive { .. } => None,
         }
     }
+}
+
+/// The name of an image in a registry: what stands behind `docker://`, or all of it where no transport is named.
+fn registry_name(text: &[u8]) -> Option<&[u8]> {
+    if let Some(name) = text.strip_prefix(b"docker://") {
+        return Some(name);
+    }
+    let (transport, rest) = split_at_byte(text, b':').unwrap_or((text, b""));
+    let known = [&b"oci"[..], b"oci-archive", b"docker-archive", b"docker"].contains(&transport);
+    let named = known || OTHERS.iter().any(|other| other.as_bytes() == transport) || rest.starts_with(b"//");
+    (!named || !text.contains(&b':')).then_some(text)
 }
 
 /// `PATH[:TAG|@DIGEST]`. Like skopeo, a path cannot hold a colon.
@@ -135,8 +155,28 @@ mod tests {
     }
 
     #[test]
+    fn a_name_alone_is_one_of_a_registry() {
+        let docker = |text: &str| Reference::Docker(Name::parse(text).unwrap());
+        assert_eq!(parse("docker://app:v1").unwrap(), docker("app:v1"));
+        for bare in ["app", "oci", "localhost:5000/app:v1", "ghcr.io/me/app", "ftp:x", "[::1]:5000/app"] {
+            assert_eq!(parse(bare).unwrap(), docker(bare), "{bare}");
+        }
+    }
+
+    #[test]
     fn nonsense_is_refused() {
-        for bad in ["", "app", "oci:", "oci::tag", "oci:dir:", "ftp:x", "oci:dir@sha256:12"] {
+        for bad in [
+            "",
+            "./app",
+            "oci:",
+            "oci::tag",
+            "oci:dir:",
+            "ftp://x",
+            "docker:x",
+            "rootfs:x",
+            "oci:dir@sha256:12",
+            "docker://",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

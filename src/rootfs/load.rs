@@ -69,6 +69,7 @@ struct Indexed {
 /// # Errors
 /// The refusal of the lowest layer that has one; see [`Error`].
 pub fn load(image: &Image, options: &Options, progress: &dyn Progress) -> Result<Loaded, Error> {
+    image.fetch(progress)?;
     progress.stage("layers", None);
     let mut tree = Tree::default();
     let mut warnings = Vec::new();
@@ -120,8 +121,7 @@ fn read_all(image: &Image, options: &Options, progress: &dyn Progress) -> Vec<Re
         while !failed.load(Ordering::Relaxed) {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(slot) = results.get(index) else { break };
-            let result =
-                read_layer(image, index, options, &budget, progress).map_err(|error| blame(image, index, error));
+            let result = read_sound(image, index, options, &budget, progress);
             failed.fetch_or(result.is_err(), Ordering::Relaxed);
             if let Ok(mut slot) = slot.lock() {
                 *slot = Some(result);
@@ -135,6 +135,21 @@ fn read_all(image: &Image, options: &Options, progress: &dyn Progress) -> Vec<Re
         work();
     });
     results.into_iter().filter_map(|slot| slot.into_inner().ok().flatten()).collect()
+}
+
+/// Reads a layer; one whose bytes the disk has damaged is fetched anew, where it came from a registry, and read again.
+fn read_sound(
+    image: &Image,
+    index: usize,
+    options: &Options,
+    budget: &Budget,
+    progress: &dyn Progress,
+) -> Result<Indexed, Error> {
+    let read = || read_layer(image, index, options, budget, progress).map_err(|error| blame(image, index, error));
+    match read() {
+        Err(Error::Image(error)) if image.fetch_again(index, &error, progress)? => read(),
+        other => other,
+    }
 }
 
 /// A decoder may stumble over a damaged blob before its digest is known: then the digest is what is wrong.
