@@ -26,8 +26,8 @@ use super::ui::Ui;
   eif build oci:layout:v1 -o app.eif --locked
   eif build docker-archive:app.tar -o app.eif --signing-certificate cert.pem --private-key key.pem")]
 pub struct Args {
-    /// The image: [docker://]NAME[:TAG|@DIGEST] in a registry, oci:PATH[:TAG|@DIGEST], oci-archive:PATH[:TAG] or
-    /// docker-archive:PATH[:NAME]; PATH `-` is stdin
+    /// The image: [docker://]NAME[:TAG|@DIGEST] in a registry, docker-daemon:NAME[:TAG] in a Docker engine,
+    /// oci:PATH[:TAG|@DIGEST], oci-archive:PATH[:TAG] or docker-archive:PATH[:NAME]; PATH `-` is stdin
     image: OsString,
     /// The file to write
     #[arg(long, short, value_name = "FILE")]

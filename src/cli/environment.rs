@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use eif::image::{AuthFile, Standing};
+use eif::image::{AuthFile, Engine, Standing};
 
 use super::failure::Failure;
 
@@ -87,6 +87,17 @@ fn of_podman() -> Option<PathBuf> {
 pub fn tools() -> eif::verify::Tools {
     let rustc = env::var_os("EIF_RUSTC_AARCH64").into_iter().collect();
     eif::verify::Tools { rustc, path: search_path(), jobs: processors() }
+}
+
+/// The Docker engine, as `docker` is told: DOCKER_HOST, DOCKER_CERT_PATH, DOCKER_TLS_VERIFY, DOCKER_CONFIG.
+#[expect(clippy::disallowed_methods, reason = "which engine is asked has no influence on what an image is")]
+pub fn engine() -> Engine {
+    let given = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let usual =
+        || given("DOCKER_CONFIG").map(PathBuf::from).or_else(|| Some(PathBuf::from(given("HOME")?).join(".docker")));
+    let named = given("DOCKER_CERT_PATH").map(PathBuf::from);
+    let certificates = named.or_else(|| given("DOCKER_TLS_VERIFY").and_then(|_| usual()));
+    Engine { host: given("DOCKER_HOST").map(|host| host.to_string_lossy().into_owned()), certificates }
 }
 
 /// A JSON object that the user wrote.

@@ -74,7 +74,8 @@ impl SourceOptions {
         let credentials = self.credentials()?;
         let (tls_ca, mirrors) = (self.tls_ca.clone(), self.mirror.clone());
         let network = Network { tls_ca, insecure: self.insecure, mirrors, ..Network::default() };
-        Ok(Access { limit, offline: self.offline, credentials, network, ..Access::new(store, scratch.to_owned()) })
+        let (offline, engine) = (self.offline, environment::engine());
+        Ok(Access { limit, offline, credentials, network, engine, ..Access::new(store, scratch.to_owned()) })
     }
 
     fn credentials(&self) -> Result<Credentials, Failure> {

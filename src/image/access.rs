@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Credentials, Network, Store};
+use super::{Credentials, Engine, Network, Store};
 
 /// An archive that is not a file, or is compressed, may have this many plain bytes: as many as an image by default.
 const ARCHIVE_LIMIT: u64 = 16 << 30;
@@ -22,12 +22,14 @@ pub struct Access {
     pub credentials: Credentials,
     /// How registries are reached.
     pub network: Network,
+    /// The Docker engine that has the images of `docker-daemon:`.
+    pub engine: Engine,
 }
 
 impl Access {
     /// The network may be used, registries are asked as nobody, and a temporary file may have 16 GiB.
     pub fn new(store: Store, scratch: PathBuf) -> Self {
-        let (credentials, network) = (Credentials::none(), Network::default());
-        Self { store, scratch, limit: ARCHIVE_LIMIT, offline: false, credentials, network }
+        let (credentials, network, engine) = (Credentials::none(), Network::default(), Engine::default());
+        Self { store, scratch, limit: ARCHIVE_LIMIT, offline: false, credentials, network, engine }
     }
 }

@@ -57,13 +57,27 @@ impl Archive {
                 return Err(Error::NotAnImage { what: label, why });
             }
         }
-        file.rewind().map_err(io)?;
+        Self::indexed(file, label)
+    }
+
+    /// Indexes a plain tar that comes as a stream: it is spooled to `scratch`, at most `limit` bytes of it.
+    pub(super) fn spool(reader: &mut dyn Read, label: String, scratch: &Path, limit: u64) -> Result<Self, Error> {
+        let file = Spool { scratch, limit, label: &label }.fill(reader)?;
+        Self::indexed(file, label)
+    }
+
+    fn indexed(mut file: fs::File, label: String) -> Result<Self, Error> {
+        file.rewind().map_err(|source| Error::Io { what: label.clone(), source })?;
         let members = index(&file, &label)?;
         Ok(Self { file, label, members })
     }
 
     fn has(&self, name: &str) -> bool {
         self.members.contains_key(name)
+    }
+
+    fn is_layout(&self) -> bool {
+        self.has("oci-layout") && self.has("index.json")
     }
 }
 
@@ -97,10 +111,13 @@ impl Spool<'_> {
                 Ok(0) => return file.rewind().map_err(spool).map(|()| file),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    let why = format!("the archive cannot be read to its end: {error}");
-                    return Err(Error::NotAnImage { what: self.label.to_owned(), why });
-                }
+                Err(error) => match error.downcast::<Error>() {
+                    Ok(refusal) => return Err(refusal),
+                    Err(error) => {
+                        let why = format!("the archive cannot be read to its end: {error}");
+                        return Err(Error::NotAnImage { what: self.label.to_owned(), why });
+                    }
+                },
             };
             let too_large = || Error::TooLarge { what: self.label.to_owned(), limit: self.limit };
             left = left.checked_sub(count as u64).ok_or_else(too_large)?;
@@ -229,19 +246,42 @@ struct Saved {
 }
 
 /// Opens an image of a docker-archive.
-///
-/// Docker 25 and later write an OCI layout too. Then that is read, because it has digests for the blobs; both name
-/// the same config.
 pub(super) fn open_docker(archive: Archive, name: Option<&str>, platform: &Platform) -> Result<Image, Error> {
-    let label = archive.label.clone();
+    let saved = saved(&archive)?;
+    let picked = pick(&saved, name, &archive.label)?;
+    open_picked(archive, picked, platform)
+}
+
+/// Opens the one image of a docker-archive, which must be the one that an engine calls `id`: the digest of its config,
+/// or that of its manifest or index where the engine keeps those.
+pub(super) fn open_docker_id(archive: Archive, id: &Digest, platform: &Platform) -> Result<Image, Error> {
+    if archive.is_layout() {
+        let index: oci_spec::image::ImageIndex = json(&named(&archive, "index.json")?, "index.json")?;
+        if index.manifests().iter().any(|entry| entry.digest().as_ref() == id.to_string()) {
+            return manifest::open(Box::new(archive), &Selector::Digest(*id), platform);
+        }
+    }
+    let saved = saved(&archive)?;
+    let picked = pick(&saved, None, &archive.label)?;
+    if config_digest(&picked.config) != Some(*id) {
+        let why = format!("another image than {id} came: its config is `{}`", picked.config);
+        return Err(Error::NotAnImage { what: archive.label, why });
+    }
+    open_picked(archive, picked, platform)
+}
+
+fn saved(archive: &Archive) -> Result<Vec<Saved>, Error> {
     if !archive.has("manifest.json") {
         let why = "no `manifest.json` in it, so it was not made by `docker save`".to_owned();
-        return Err(Error::NotAnImage { what: label, why });
+        return Err(Error::NotAnImage { what: archive.label.clone(), why });
     }
-    let saved: Vec<Saved> = json(&named(&archive, "manifest.json")?, "manifest.json")?;
-    let picked = pick(&saved, name, &label)?;
-    if archive.has("oci-layout")
-        && archive.has("index.json")
+    json(&named(archive, "manifest.json")?, "manifest.json")
+}
+
+/// Docker 25 and later write an OCI layout too. Then that is read, because it has digests for the blobs; both name
+/// the same config.
+fn open_picked(archive: Archive, picked: &Saved, platform: &Platform) -> Result<Image, Error> {
+    if archive.is_layout()
         && let Some(digest) = layout_digest(&archive, picked)?
     {
         return manifest::open(Box::new(archive), &Selector::Digest(digest), platform);
@@ -324,18 +364,23 @@ fn from_saved(archive: Archive, saved: &Saved, platform: &Platform) -> Result<Im
     Ok(Image { manifest_digest: None, platform: *platform, config, pin: None, layers, files })
 }
 
-/// The config, verified: its name in the archive is its digest.
+/// The digest that a config's name in the archive is: `HEX.json`, or `blobs/sha256/HEX`.
+fn config_digest(name: &str) -> Option<Digest> {
+    let hex = name.rsplit('/').next()?.trim_end_matches(".json");
+    format!("sha256:{hex}").parse().ok()
+}
+
+/// The config, verified where its name is its digest.
 fn config_bytes(archive: &Archive, name: &str, what: &str) -> Result<Vec<u8>, Error> {
     let file = archive.open(name)?.ok_or_else(|| Error::MissingBlob { what: what.to_owned() })?;
     if file.size > JSON_LIMIT {
         let why = format!("{} bytes, the limit is {JSON_LIMIT}", file.size);
         return Err(Error::BadManifest { what: what.to_owned(), why });
     }
-    let hex = name.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
     let mut bytes = Vec::new();
-    let read = match format!("sha256:{hex}").parse::<Digest>() {
-        Ok(digest) => Verified::new(file.bytes, digest, None, what.to_owned()).read_to_end(&mut bytes),
-        Err(_) => file.bytes.take(JSON_LIMIT).read_to_end(&mut bytes),
+    let read = match config_digest(name) {
+        Some(digest) => Verified::new(file.bytes, digest, None, what.to_owned()).read_to_end(&mut bytes),
+        None => file.bytes.take(JSON_LIMIT).read_to_end(&mut bytes),
     };
     read.map_err(|error| Error::from_io(error, what))?;
     Ok(bytes)

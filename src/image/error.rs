@@ -152,6 +152,32 @@ pub enum Error {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// DOCKER_HOST names no engine that can be asked.
+    #[error("DOCKER_HOST `{host}`: {why}")]
+    EngineHost {
+        /// What it is.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The Docker engine does not answer, or not as it should.
+    #[error("the Docker engine at {place}: {why}")]
+    Engine {
+        /// Its socket or address.
+        place: String,
+        /// What happened, or what it says.
+        why: String,
+        /// What to do, where more is known than usual.
+        help: Option<String>,
+    },
+    /// The Docker engine does not have the image.
+    #[error("the Docker engine at {place} has no image `{name}`")]
+    NotInEngine {
+        /// Its socket or address.
+        place: String,
+        /// The image that was asked for.
+        name: String,
+    },
     /// The network would be needed and must not be used.
     #[error("{what}: {why}, and --offline allows no network")]
     Offline {
@@ -220,7 +246,9 @@ impl Refusal for Error {
             Error::MediaType { .. } => "E-media-type",
             Error::NoPlatform { .. } => "E-no-platform",
             Error::Ambiguous { .. } => "E-ambiguous-image",
-            Error::NotFound { .. } => "E-image-not-found",
+            Error::NotFound { .. } | Error::NotInEngine { .. } => "E-image-not-found",
+            Error::EngineHost { .. } => "E-docker-host",
+            Error::Engine { .. } => "E-docker-daemon",
             Error::MissingBlob { .. } => "E-missing-blob",
             Error::ForeignLayer { .. } => "E-foreign-layer",
             Error::DigestMismatch { .. } => "E-digest-mismatch",
@@ -240,7 +268,16 @@ impl Refusal for Error {
     fn help(&self) -> Vec<String> {
         let line = match self {
             Error::Reference { .. } => {
-                "use docker://NAME[:TAG|@DIGEST], oci:PATH[:TAG], oci-archive:PATH[:TAG] or docker-archive:PATH[:NAME]"
+                "use docker://NAME[:TAG|@DIGEST], docker-daemon:NAME, docker-archive:PATH[:NAME], oci:PATH[:TAG] or \
+                 oci-archive:PATH[:TAG]"
+            }
+            Error::EngineHost { .. } => {
+                "use unix:///PATH or tcp://HOST:PORT; for ssh: `ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock HOST`"
+            }
+            Error::Engine { help: Some(help), .. } => help,
+            Error::Engine { .. } => "see the engine's own log, and try again",
+            Error::NotInEngine { name, .. } => {
+                return vec![format!("run `docker pull {name}`; `docker image ls` lists what is there")];
             }
             Error::Io { .. } => "check that the path exists and may be read",
             Error::NotAnImage { .. } => "make one with `docker save -o app.tar IMAGE` or `skopeo copy … oci:app`",

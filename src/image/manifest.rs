@@ -233,6 +233,11 @@ fn refuse_artifact(bytes: &[u8], what: &str) -> Result<(), Error> {
     }
 }
 
+/// Whether the media type is that of an index, which Docker calls manifest list.
+pub(super) fn is_index(media_type: &str) -> bool {
+    matches!(media_type, OCI_INDEX | DOCKER_INDEX)
+}
+
 pub(super) fn words(os: &str, arch: &str, variant: Option<&str>) -> String {
     match variant.filter(|variant| !variant.is_empty()) {
         Some(variant) => format!("{os}/{arch}/{variant}"),

@@ -7,6 +7,7 @@ mod archive;
 mod compression;
 mod config;
 mod credentials;
+mod daemon;
 mod digest;
 mod error;
 mod layout;
@@ -23,6 +24,7 @@ pub use access::Access;
 pub use compression::Compression;
 pub use config::{Config, Process};
 pub use credentials::{AuthFile, Credentials, Found, Login, Secret, Standing};
+pub use daemon::Engine;
 pub use digest::{Digest, Verified};
 pub use error::Error;
 pub use platform::Platform;
@@ -132,6 +134,7 @@ impl Image {
         match reference {
             Reference::Oci { path, selector } => manifest::open(Box::new(Directory::open(path)?), selector, platform),
             Reference::OciArchive { path, selector } => manifest::open(Box::new(archive(path)?), selector, platform),
+            Reference::DockerDaemon { name } => daemon::open(name, platform, access),
             Reference::DockerArchive { path, name } => archive::open_docker(archive(path)?, name.as_deref(), platform),
             Reference::Docker(name) => registry::open(name, platform, access),
         }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::{Digest, Error, Name};
 
 /// Transports of skopeo that this version does not have: a bare name that begins so is no name.
-const OTHERS: [&str; 8] = ["containers-storage", "dir", "docker-daemon", "http", "https", "ostree", "rootfs", "sif"];
+const OTHERS: [&str; 7] = ["containers-storage", "dir", "http", "https", "ostree", "rootfs", "sif"];
 
 /// An image reference. Paths are bytes: they need not be UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,11 @@ pub enum Reference {
     },
     /// `docker://NAME[:TAG][@DIGEST]`, or the name alone: an image in a registry.
     Docker(Name),
+    /// `docker-daemon:NAME[:TAG]`, `docker-daemon:NAME@DIGEST` or `docker-daemon:sha256:ID`: what a Docker engine has.
+    DockerDaemon {
+        /// The image, in the engine's words.
+        name: String,
+    },
 }
 
 /// Which image of an OCI layout.
@@ -60,7 +65,7 @@ impl Reference {
         }
         let (transport, rest) = split_at_byte(text.as_bytes(), b':').unwrap_or_default();
         if rest.is_empty() {
-            return Err(refuse("the path is missing"));
+            return Err(refuse("nothing stands behind the transport"));
         }
         match transport {
             b"oci" => layout(rest, &refuse).map(|(path, selector)| Self::Oci { path, selector }),
@@ -69,6 +74,7 @@ impl Reference {
                 let (path, name) = place(rest, &refuse)?;
                 Ok(Self::DockerArchive { path, name })
             }
+            b"docker-daemon" => engine_name(rest, &refuse).map(|name| Self::DockerDaemon { name }),
             other => Err(refuse(&format!("`{}:` is no transport of this version", String::from_utf8_lossy(other)))),
         }
     }
@@ -82,7 +88,7 @@ impl Reference {
             Self::Oci { path, .. } => Some(Self::Oci { path: path.clone(), selector }),
             Self::OciArchive { path, .. } => Some(Self::OciArchive { path: path.clone(), selector }),
             Self::Docker(name) => Some(Self::Docker(Name { digest: Some(digest), ..name.clone() })),
-            Self::DockerArchive { .. } => None,
+            Self::DockerArchive { .. } | Self::DockerDaemon { .. } => None,
         }
     }
 }
@@ -93,9 +99,23 @@ fn registry_name(text: &[u8]) -> Option<&[u8]> {
         return Some(name);
     }
     let (transport, rest) = split_at_byte(text, b':').unwrap_or((text, b""));
-    let known = [&b"oci"[..], b"oci-archive", b"docker-archive", b"docker"].contains(&transport);
+    let known = [&b"oci"[..], b"oci-archive", b"docker-archive", b"docker-daemon", b"docker"].contains(&transport);
     let named = known || OTHERS.iter().any(|other| other.as_bytes() == transport) || rest.starts_with(b"//");
     (!named || !text.contains(&b':')).then_some(text)
+}
+
+/// A name that can stand in a path of the engine's API as it is. What it means is for the engine to say.
+fn engine_name(rest: &[u8], refuse: &dyn Fn(&str) -> Error) -> Result<String, Error> {
+    let known = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-:/@".contains(byte);
+    let whole = |part: &[u8]| part.first().is_some_and(u8::is_ascii_alphanumeric);
+    if !rest.iter().all(known) || !rest.split(|byte| *byte == b'/').all(whole) {
+        return Err(refuse("an image of an engine is NAME[:TAG], NAME@DIGEST or sha256:ID"));
+    }
+    let name = String::from_utf8_lossy(rest).into_owned();
+    if name.starts_with("sha256:") {
+        name.parse::<Digest>()?;
+    }
+    Ok(name)
 }
 
 /// `PATH[:TAG|@DIGEST]`. Like skopeo, a path cannot hold a colon.
@@ -136,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_transports() {
+    fn every_transport_has_its_form() {
         let path = || PathBuf::from("dir/app");
         let digest = Digest::of(b"x");
         assert_eq!(parse("oci:dir/app").unwrap(), Reference::Oci { path: path(), selector: Selector::Only });
@@ -152,6 +172,10 @@ mod tests {
             parse("docker-archive:dir/app:me/app:v1").unwrap(),
             Reference::DockerArchive { path: path(), name: Some("me/app:v1".into()) }
         );
+        for name in ["app", "me/app:v1", "localhost:5000/app", &format!("app@{digest}"), &digest.to_string()] {
+            let parsed = parse(&format!("docker-daemon:{name}")).unwrap();
+            assert_eq!(parsed, Reference::DockerDaemon { name: name.to_owned() });
+        }
     }
 
     #[test]
@@ -178,6 +202,9 @@ mod tests {
             "docker://",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "../info", "a/../b", "a?b", "a#b", "a b", "a%2f", "sha256:12", "/a", "a/", "\u{e9}"] {
+            assert!(parse(&format!("docker-daemon:{bad}")).is_err(), "{bad}");
         }
     }
 }
