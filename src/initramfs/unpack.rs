@@ -7,9 +7,14 @@
     clippy::unwrap_used
 )]
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 
 use flate2::bufread::GzDecoder;
+
+/// Bytes that are read at a time.
+const CHUNK: usize = 1 << 16;
+/// The longest of [`MAGICS`].
+const HEAD: usize = 6;
 
 /// Compressors that a kernel can know, by their first bytes (lib/decompress.c).
 const MAGICS: [(&[u8], Packing); 9] = [
@@ -77,7 +82,7 @@ enum State<B: BufRead> {
 ///
 /// Broken streams, and compressors that are not read here, are errors of the kind `InvalidData`.
 pub struct Unpack<R: Read> {
-    state: State<BufReader<R>>,
+    state: State<Input<R>>,
     packing: Packing,
 }
 
@@ -93,8 +98,8 @@ impl<R: Read> Unpack<R> {
     /// # Errors
     /// The reader's.
     pub fn new(ramdisk: R) -> io::Result<Self> {
-        let mut input = BufReader::with_capacity(1 << 16, ramdisk);
-        let packing = Packing::of(input.fill_buf()?);
+        let mut input = Input::new(ramdisk);
+        let packing = Packing::of(input.head()?);
         // What cannot be unpacked is passed through: nobody reads it who has looked at `packing`.
         let state = if packing.readable() { State::begin(input, packing)? } else { State::Plain(input) };
         Ok(Self { state, packing })
@@ -113,7 +118,7 @@ impl<R: Read> Unpack<R> {
             State::Plain(_) | State::End => return Ok(()),
         };
         skip_zeros(&mut input)?;
-        let head = input.fill_buf()?;
+        let head = input.head()?;
         let next = (!head.is_empty()).then(|| Packing::of(head));
         if let Some(packing) = next {
             self.state = State::begin(input, packing)?;
@@ -151,6 +156,63 @@ impl<R: Read> Read for Unpack<R> {
             }
             self.follow()?;
         }
+    }
+}
+
+/// A reader with a buffer that can be asked for a magic: however few bytes come at a time, and wherever in the buffer
+/// a stream begins.
+struct Input<R> {
+    inner: R,
+    buffer: Box<[u8]>,
+    at: usize,
+    end: usize,
+}
+
+impl<R: Read> Input<R> {
+    fn new(inner: R) -> Self {
+        Self { inner, buffer: vec![0; CHUNK].into_boxed_slice(), at: 0, end: 0 }
+    }
+
+    /// The next bytes, not consumed: fewer than [`HEAD`] only where no more come.
+    fn head(&mut self) -> io::Result<&[u8]> {
+        while self.ahead().len() < HEAD && self.more()? {}
+        Ok(self.ahead())
+    }
+
+    fn ahead(&self) -> &[u8] {
+        self.buffer.get(self.at..self.end).unwrap_or_default()
+    }
+
+    /// Reads on behind what is there; whether anything came.
+    fn more(&mut self) -> io::Result<bool> {
+        self.buffer.copy_within(self.at..self.end, 0);
+        (self.at, self.end) = (0, self.end.saturating_sub(self.at));
+        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+        let count = match self.inner.read(room) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            other => other?,
+        };
+        self.end = self.end.saturating_add(count);
+        Ok(count > 0)
+    }
+}
+
+impl<R: Read> BufRead for Input<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.ahead().is_empty() && self.more()? {}
+        Ok(self.ahead())
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at = self.at.saturating_add(count).min(self.end);
+    }
+}
+
+impl<R: Read> Read for Input<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
+        Ok(count)
     }
 }
 
@@ -209,6 +271,27 @@ mod tests {
             [gzip(b"070701 one"), vec![0; 3], zstd(b", two"), vec![0; 7], gzip(b", three"), vec![0; 2]].concat();
         assert_eq!(unpack(&packed).unwrap(), b"070701 one, two, three");
         assert_eq!(unpack(b"070701 plain").unwrap(), b"070701 plain");
+    }
+
+    /// The second stream's magic lies across the end of the buffer, at every place; and bytes may come one by one.
+    #[test]
+    fn a_magic_may_come_in_pieces() {
+        struct Single<'a>(&'a [u8]);
+        impl Read for Single<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let most = buffer.len().min(1);
+                self.0.read(&mut buffer[..most])
+            }
+        }
+        let first = gzip(b"070701 one");
+        for missing in 0..8 {
+            let padding = vec![0; CHUNK - first.len() - missing];
+            let packed = [&first[..], &padding, &zstd(b", two")].concat();
+            assert_eq!(unpack(&packed).unwrap(), b"070701 one, two", "{missing}");
+            let mut out = Vec::new();
+            Unpack::new(Single(&packed)).unwrap().read_to_end(&mut out).unwrap();
+            assert_eq!(out, b"070701 one, two");
+        }
     }
 
     #[test]
