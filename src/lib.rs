@@ -14,6 +14,7 @@
 //! | [`kernel`] | pinned source, or a user's file | a kernel that is known to boot |
 //! | [`build`] | a [`build::Plan`] | all of the above: a file, and a [`build::Report`] |
 //! | [`verify`] | an `.eif` of anyone's | what is in it, what is wrong with it, whether it comes from an image |
+//! | [`attest`] | an attestation document | what is proved by it |
 //! | [`launch`] | an `.eif` | a running enclave |
 //!
 //! The enclave's PID 1 is the package in `init/`; `build.rs` compiles it and embeds it here.
@@ -25,6 +26,7 @@
 //! - A refusal is a [`Refusal`]: one line of cause, a stable code, and what to do.
 //! - Memory grows with the number of entries, never with the number of bytes.
 
+pub mod attest;
 pub mod build;
 pub mod eif;
 pub mod image;

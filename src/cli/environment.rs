@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -98,6 +99,19 @@ pub fn engine() -> Engine {
     let named = given("DOCKER_CERT_PATH").map(PathBuf::from);
     let certificates = named.or_else(|| given("DOCKER_TLS_VERIFY").and_then(|_| usual()));
     Engine { host: given("DOCKER_HOST").map(|host| host.to_string_lossy().into_owned()), certificates }
+}
+
+/// All of a small file, or of stdin for `-`, but never more than `limit` bytes and one: the reader refuses those.
+pub fn small_file(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+    let failed = |error: io::Error| Failure::refused("E-io", format!("{}: {error}", path.display()));
+    let mut bytes = Vec::new();
+    let most = limit as u64 + 1;
+    match path.to_str() {
+        Some("-") => io::stdin().lock().take(most).read_to_end(&mut bytes),
+        _ => fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)),
+    }
+    .map_err(failed)?;
+    Ok(bytes)
 }
 
 /// A JSON object that the user wrote.

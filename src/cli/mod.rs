@@ -1,5 +1,6 @@
 //! The command line: arguments to a library call to output. One file a subcommand.
 
+mod attest;
 mod build;
 mod cache;
 mod diff;
@@ -68,6 +69,8 @@ enum Command {
     /// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives
     Pcr(Box<pcr::Args>),
     Sign(sign::Args),
+    /// Read and verify attestation documents
+    Attest(attest::Args),
     /// Boot an .eif and show its console
     Run(run::Args),
     Cache(cache::Args),
@@ -104,6 +107,7 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Kernel(args) => kernel::run(args, ui),
         Command::Pcr(args) => pcr::run(*args, ui),
         Command::Sign(args) => sign::run(args, ui),
+        Command::Attest(args) => attest::run(args, ui),
         Command::Run(args) => run::run(args, ui),
         Command::Cache(args) => cache::run(args, ui),
         Command::Verify(args) => verify::run(*args, ui),

@@ -110,7 +110,8 @@ fn measure_image(image: &OsString, options: BuildOptions, ui: &Ui) -> Result<Mea
     Ok(report.measurements)
 }
 
-fn measure(path: &Path) -> Result<Measurements, Failure> {
+/// Measures a file that all readers see alike; anything else is refused.
+pub fn measure(path: &Path) -> Result<Measurements, Failure> {
     let eif = Eif::open(open(path)?).map_err(|error| at(path, &error))?;
     eif.measure(environment::processors().get()).map_err(|error| at(path, &error))
 }

@@ -182,6 +182,13 @@ impl Measurements {
         named
     }
 
+    /// The same by index.
+    pub fn numbered(&self) -> Vec<(u8, Pcr)> {
+        let mut numbered = vec![(0, self.pcr0), (1, self.pcr1), (2, self.pcr2)];
+        numbered.extend(self.pcr8.map(|pcr8| (8, pcr8)));
+        numbered
+    }
+
     /// nitro-cli's object, `{"Measurements": {…}}`, two-space pretty, without a newline at the end.
     pub fn to_json(&self) -> String {
         let object = Envelope { measurements: self };

@@ -8,6 +8,7 @@
 //! | layers and configuration with their digests | [`Image`], [`Blob`] |
 //! | the files of a transport, which a test may damage | [`OciLayout`], [`DockerArchive`], [`Files`] |
 //! | what the booted file system must look like | [`Model`] |
+//! | an attestation document with its chain | [`attestation`] |
 //!
 //! ```
 //! use eif_testdata::{Image, OciLayout, layers};
@@ -17,6 +18,8 @@
 //! ```
 //!
 //! Everything here panics on misuse: the callers are tests.
+
+pub mod attestation;
 
 mod compress;
 mod config;

@@ -82,8 +82,8 @@ impl Sign1 {
     }
 }
 
-/// The Sig_structure, without external data.
-pub(super) fn to_be_signed(protected: &[u8], payload: &[u8]) -> Vec<u8> {
+/// What a COSE_Sign1 with these parts is signed over: RFC 9052's Sig_structure, without external data.
+pub fn to_be_signed(protected: &[u8], payload: &[u8]) -> Vec<u8> {
     written(|cbor| cbor.array(4)?.str("Signature1")?.bytes(protected)?.bytes(&[])?.bytes(payload)?.ok())
 }
 

@@ -37,6 +37,7 @@ use super::Pcr;
 use crate::Refusal;
 
 pub use certificate::{Certificate, Signer, SigningCertificate, der};
+pub use cose::to_be_signed;
 pub use key::{Algorithm, LocalKey, PublicKey, SigningKey};
 pub use verdict::{Problem, Verdict, verify};
 
