@@ -14,7 +14,7 @@
 //! | [`kernel`] | pinned source, or a user's file | a kernel that is known to boot |
 //! | [`build`] | a [`build::Plan`] | all of the above: a file, and a [`build::Report`] |
 //! | [`verify`] | an `.eif` of anyone's | what is in it, what is wrong with it, whether it comes from an image |
-//! | [`attest`] | an attestation document | what is proved by it |
+//! | [`attest`] | an attestation document, a KMS policy | what is proved, and who is asked for a proof |
 //! | [`launch`] | an `.eif` | a running enclave |
 //!
 //! The enclave's PID 1 is the package in `init/`; `build.rs` compiles it and embeds it here.

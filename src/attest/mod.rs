@@ -1,4 +1,5 @@
-//! What an enclave proves about itself: attestation documents ([`document`]).
+//! What an enclave proves about itself, and who asks for that proof: attestation documents ([`document`]) and the KMS
+//! policies that demand them ([`policy`] writes one, [`lint`] finds what makes one useless).
 //!
 //! # What a document is
 //!
@@ -10,11 +11,15 @@
 //! [`document::Proof`], whose claims are proved.
 //!
 //! Source of the facts: `docs/attestation_process.md` of AWS's `aws-nitro-enclaves-nsm-api`; RFC 9052 (COSE), RFC 5280
-//! (certificates).
+//! (certificates); the developer guide of AWS KMS, "Condition keys for Nitro Enclaves".
 
 mod certificate;
 pub mod document;
 mod error;
+mod json;
+pub mod lint;
+pub mod policy;
+mod statement;
 
 pub use certificate::{Certificate, Roots};
 pub use error::Error;

@@ -10,6 +10,7 @@ mod failure;
 mod inspect;
 mod kernel;
 mod pcr;
+mod policy;
 mod reference;
 mod run;
 mod sign;
@@ -69,6 +70,8 @@ enum Command {
     /// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives
     Pcr(Box<pcr::Args>),
     Sign(sign::Args),
+    /// Print the KMS policy that asks for given images, or find what makes one useless
+    Policy(Box<policy::Args>),
     /// Read and verify attestation documents
     Attest(attest::Args),
     /// Boot an .eif and show its console
@@ -107,6 +110,7 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Kernel(args) => kernel::run(args, ui),
         Command::Pcr(args) => pcr::run(*args, ui),
         Command::Sign(args) => sign::run(args, ui),
+        Command::Policy(args) => policy::run(*args, ui),
         Command::Attest(args) => attest::run(args, ui),
         Command::Run(args) => run::run(args, ui),
         Command::Cache(args) => cache::run(args, ui),
