@@ -1,5 +1,8 @@
 //! The image config (image-spec, config.md): what runs, and which layers it runs on.
 
+use std::collections::BTreeMap;
+
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::json;
@@ -8,16 +11,18 @@ use super::{Digest, Error, Platform};
 /// What the image says of the process, as it stands there. All parts may be absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
-    /// `Entrypoint`, before `Cmd`.
-    pub entrypoint: Vec<String>,
-    /// `Cmd`.
-    pub cmd: Vec<String>,
+    /// `Entrypoint`, before `Cmd`; `None` where it is absent or null.
+    pub entrypoint: Option<Vec<String>>,
+    /// `Cmd`; `None` where it is absent or null.
+    pub cmd: Option<Vec<String>>,
     /// `Env`, in its order.
     pub env: Vec<String>,
     /// `User`: `user`, `uid`, `user:group` and so on; empty is root.
     pub user: String,
     /// `WorkingDir`; empty is `/`.
     pub working_dir: String,
+    /// The paths of `Volumes`, in byte order.
+    pub volumes: Vec<String>,
 }
 
 /// The process that the init will run: everything resolved, nothing left to look up.
@@ -66,6 +71,8 @@ struct Fields {
     user: Option<String>,
     #[serde(default)]
     working_dir: Option<String>,
+    #[serde(default)]
+    volumes: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 #[derive(Deserialize)]
@@ -107,11 +114,12 @@ impl Parsed {
     pub(super) fn into_config(self) -> Config {
         let fields = self.fields;
         Config {
-            entrypoint: fields.entrypoint.unwrap_or_default(),
-            cmd: fields.cmd.unwrap_or_default(),
+            entrypoint: fields.entrypoint,
+            cmd: fields.cmd,
             env: fields.env.unwrap_or_default(),
             user: fields.user.unwrap_or_default(),
             working_dir: fields.working_dir.unwrap_or_default(),
+            volumes: fields.volumes.unwrap_or_default().into_keys().collect(),
         }
     }
 }
@@ -127,8 +135,7 @@ mod tests {
         let parsed = Parsed::from_json(json, "config").unwrap();
         assert!(parsed.runs_on(&Platform::default()));
         let config = parsed.into_config();
-        assert_eq!(config.cmd, ["a", ""]);
-        assert_eq!(config, Config { cmd: vec!["a".into(), String::new()], ..Config::default() });
+        assert_eq!(config, Config { cmd: Some(vec!["a".into(), String::new()]), ..Config::default() });
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl<W: Write> Archive<'_, W> {
             uid: metadata.uid,
             gid: metadata.gid,
             links,
-            mtime: self.app.mtime.apply(metadata.mtime),
+            mtime: self.app.mtime.apply(metadata.mtime).into(),
             device: (0, 0),
         }
     }

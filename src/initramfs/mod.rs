@@ -3,12 +3,13 @@
 //! Ramdisk 1 ([`write_bootstrap`]) is the boot chain: the init, and kernel modules where the kernel needs them.
 //! Ramdisk 2 ([`write_application`]) is the application: `rootfs/…` is the image's file system, and beside it stands
 //! what the init shall run. So PCR1 measures the first and PCR2 the second.
-//! [`Unpack`] and [`newc::Reader`] read what anyone has packed.
+//! [`linuxkit`] writes both as nitro-cli would. [`Unpack`] and [`newc::Reader`] read what anyone has packed.
 
 mod application;
 mod bootstrap;
 mod compress;
 mod gzip;
+pub mod linuxkit;
 mod memory;
 pub mod newc;
 mod unpack;

@@ -357,13 +357,14 @@ impl Tree {
         let mut ahead = components(path);
         let mut symlinks = 0_usize;
         while let Some(name) = ahead.pop() {
+            let names = self.directory(stack.last().copied()?)?;
             if &*name == b".." {
                 if stack.len() > 1 {
                     stack.pop();
                 }
                 continue;
             }
-            let entry = self.directory(stack.last().copied()?)?.get(&name)?;
+            let entry = names.get(&name)?;
             match &self.get(entry.inode)?.kind {
                 Kind::Symlink(target) => {
                     symlinks = symlinks.saturating_add(1);

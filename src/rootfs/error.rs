@@ -82,6 +82,16 @@ pub enum Error {
         /// What is there.
         why: String,
     },
+    /// What `docker create` refuses.
+    #[error("docker create refuses the image, for its {what} `{path}`: {why}")]
+    DockerCreate {
+        /// `WorkingDir` or `Volume`.
+        what: &'static str,
+        /// As the config names it.
+        path: String,
+        /// What is there.
+        why: &'static str,
+    },
 }
 
 /// What can be wrong with one entry.
@@ -140,6 +150,9 @@ pub enum EntryFault {
     /// An attribute that Linux could not set.
     #[error("an extended attribute {0}")]
     Xattr(&'static str),
+    /// What `docker load` refuses.
+    #[error("docker load refuses the image: {0}")]
+    DockerLoad(String),
     /// More inodes than the limit, those of directories without an entry included.
     #[error("the image unpacks to more than {0} entries")]
     TooManyInodes(u64),
@@ -214,6 +227,7 @@ impl Refusal for Error {
             Error::UnknownGroup { .. } => "E-unknown-group",
             Error::IdRange { .. } => "E-uid-range",
             Error::WorkingDir { .. } => "E-workdir",
+            Error::DockerCreate { .. } => "E-docker-create",
         }
     }
 
@@ -231,6 +245,7 @@ impl Refusal for Error {
             Error::UnknownGroup { .. } => "pass --user with a numeric group, or add the group in the image",
             Error::IdRange { .. } => "pass --user with an id in that range",
             Error::WorkingDir { .. } => "pass --workdir with a directory",
+            Error::DockerCreate { .. } => "mend the image's config, or build with --profile eif",
         };
         vec![line.to_owned()]
     }
@@ -256,6 +271,7 @@ impl EntryFault {
             EntryFault::IdRange(_) => "E-uid-range",
             EntryFault::Unsupported(_) => "E-unsupported-entry",
             EntryFault::Xattr(_) => "E-xattr",
+            EntryFault::DockerLoad(_) => "E-docker-load",
             EntryFault::TooManyInodes(_) => "E-too-large",
             EntryFault::TooDeep(..) => "E-too-deep",
         }
@@ -271,6 +287,7 @@ impl EntryFault {
                 "shorten it in the image: the kernel would drop it without a word"
             }
             EntryFault::FileTooLarge(_) => "split the file, or load it into the enclave at run time",
+            EntryFault::DockerLoad(_) => "nitro-cli cannot build it either: rebuild the layer, or use --profile eif",
             EntryFault::TooManyInodes(_) => "if the image is to be trusted, raise --max-entries",
             EntryFault::TooDeep(..) => "flatten the directories in the image",
             EntryFault::Unsupported(_) => "rebuild the layer without it",

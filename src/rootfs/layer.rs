@@ -74,8 +74,17 @@ impl From<Fault> for Stop {
     }
 }
 
-/// All changes of a layer in their order.
-pub(super) fn read<R: BufRead>(entries: &mut Entries<R>, layer: u32, budget: &Budget) -> Result<Vec<Change>, Stop> {
+/// Makes of an entry, of the layer of this number, what it does; `None` for nothing. The last number is the limit of a
+/// path's components.
+pub(super) type Meaning<C> = fn(TarEntry, u32, usize) -> Result<Option<C>, EntryFault>;
+
+/// What all entries of a layer do, in their order.
+pub(super) fn read<R: BufRead, C>(
+    entries: &mut Entries<R>,
+    layer: u32,
+    budget: &Budget,
+    meaning: Meaning<C>,
+) -> Result<Vec<C>, Stop> {
     let mut changes = Vec::new();
     while let Some(entry) = entries.next()? {
         if !take(&budget.entries, 1) {
@@ -87,7 +96,7 @@ pub(super) fn read<R: BufRead>(entries: &mut Entries<R>, layer: u32, budget: &Bu
             return Err(Stop::TooManyBytes);
         }
         let name = entry.name.clone();
-        if let Some(change) = change(entry, layer, budget.depth).map_err(|fault| Fault::Entry(name, fault))? {
+        if let Some(change) = meaning(entry, layer, budget.depth).map_err(|fault| Fault::Entry(name, fault))? {
             changes.push(change);
         }
     }
@@ -95,7 +104,7 @@ pub(super) fn read<R: BufRead>(entries: &mut Entries<R>, layer: u32, budget: &Bu
 }
 
 /// What an entry does; `None` for the bookkeeping of AUFS.
-fn change(entry: TarEntry, layer: u32, depth: usize) -> Result<Option<Change>, EntryFault> {
+pub(super) fn change(entry: TarEntry, layer: u32, depth: usize) -> Result<Option<Change>, EntryFault> {
     let path = normal(&entry.name)?;
     let components = path.split(|byte| *byte == b'/').count();
     if components > depth {
@@ -175,7 +184,7 @@ fn normal(name: &[u8]) -> Result<Path, EntryFault> {
 }
 
 /// A hard link's target from the root; `..` stops there.
-fn scoped(target: &[u8]) -> Path {
+pub(super) fn scoped(target: &[u8]) -> Path {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in target.split(|byte| *byte == b'/') {
         match part {
@@ -197,7 +206,7 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-fn join(parent: &[u8], name: &[u8]) -> Path {
+pub(super) fn join(parent: &[u8], name: &[u8]) -> Path {
     if parent.is_empty() { name.into() } else { [parent, name].join(&b'/').into() }
 }
 

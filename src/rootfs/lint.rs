@@ -70,14 +70,19 @@ fn knows_localhost(tree: &Tree, spools: &Spools) -> bool {
 }
 
 fn refuse(path: &[u8], inode: &Inode) -> Result<(), EntryFault> {
-    let component = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().len();
-    if component > COMPONENT {
-        return Err(EntryFault::NameTooLong("a component has more than 255 bytes"));
-    }
+    check_name(path.rsplit(|byte| *byte == b'/').next().unwrap_or_default())?;
     check_path(path)?;
     match &inode.kind {
         Kind::Symlink(target) => check_target(target),
         _ => Ok(()),
+    }
+}
+
+/// Whether one component of a path is short enough.
+pub(super) fn check_name(name: &[u8]) -> Result<(), EntryFault> {
+    match name.len() {
+        0..=COMPONENT => Ok(()),
+        _ => Err(EntryFault::NameTooLong("a component has more than 255 bytes")),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::apply::{Note, NoteKind, apply};
 use super::entries::{Entries, Fault, is_header};
 use super::error::{EntryFault, Error, StreamFault};
-use super::layer::{self, Budget, Change, Stop};
+use super::layer::{self, Budget, Meaning, Stop};
 use super::spool::{OverLimit, Spools, Tee, WriteFailed};
 use super::tree::Tree;
 use crate::image::{self, Compression, Digest, Image};
@@ -57,11 +57,14 @@ pub struct Loaded {
     pub warnings: Vec<Warning>,
 }
 
+/// A layer after its one reading, or its refusal.
+pub(super) type Outcome<C> = Result<Indexed<C>, Error>;
+
 /// A layer after its one reading.
-struct Indexed {
-    changes: Vec<Change>,
-    spool: File,
-    warning: Option<Warning>,
+pub(super) struct Indexed<C> {
+    pub(super) changes: Vec<C>,
+    pub(super) spool: File,
+    pub(super) warning: Option<Warning>,
 }
 
 /// Reads and applies all layers of an image.
@@ -69,12 +72,11 @@ struct Indexed {
 /// # Errors
 /// The refusal of the lowest layer that has one; see [`Error`].
 pub fn load(image: &Image, options: &Options, progress: &dyn Progress) -> Result<Loaded, Error> {
-    image.fetch(progress)?;
-    progress.stage("layers", None);
+    let layers = read_all(image, options, layer::change, progress)?;
     let mut tree = Tree::default();
     let mut warnings = Vec::new();
     let mut files = Vec::new();
-    for (index, layer) in read_all(image, options, progress).into_iter().enumerate() {
+    for (index, layer) in layers.into_iter().enumerate() {
         let layer = layer?;
         let label = image.layer_label(index);
         warnings.extend(layer.warning);
@@ -109,19 +111,26 @@ fn too_many_bytes(label: &str, options: &Options) -> Error {
     Error::Limit { layer: label.to_owned(), limit: options.limits.unpacked, unit: "bytes" }
 }
 
-/// Reads the layers with as many threads as the options say. After a refusal no further layer is begun; the layers
+/// Gets the layers and reads them with as many threads as the options say. After a refusal no further layer is begun; the layers
 /// below it were begun before, so the lowest refusal is found whatever the threads do. The limits are the whole image's,
 /// so which layer goes beyond them may differ from run to run; that one does is the same.
-fn read_all(image: &Image, options: &Options, progress: &dyn Progress) -> Vec<Result<Indexed, Error>> {
+pub(super) fn read_all<C: Send>(
+    image: &Image,
+    options: &Options,
+    meaning: Meaning<C>,
+    progress: &dyn Progress,
+) -> Result<Vec<Outcome<C>>, Error> {
+    image.fetch(progress)?;
+    progress.stage("layers", None);
     let count = image.layers().len();
-    let results: Vec<Mutex<Option<Result<Indexed, Error>>>> = (0..count).map(|_| Mutex::new(None)).collect();
+    let results: Vec<Mutex<Option<Outcome<C>>>> = (0..count).map(|_| Mutex::new(None)).collect();
     let budget = Budget::new(options.limits);
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = || {
         while !failed.load(Ordering::Relaxed) {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(slot) = results.get(index) else { break };
-            let result = read_sound(image, index, options, &budget, progress);
+            let result = read_sound(image, index, options, &budget, meaning, progress);
             failed.fetch_or(result.is_err(), Ordering::Relaxed);
             if let Ok(mut slot) = slot.lock() {
                 *slot = Some(result);
@@ -134,18 +143,20 @@ fn read_all(image: &Image, options: &Options, progress: &dyn Progress) -> Vec<Re
         }
         work();
     });
-    results.into_iter().filter_map(|slot| slot.into_inner().ok().flatten()).collect()
+    Ok(results.into_iter().filter_map(|slot| slot.into_inner().ok().flatten()).collect())
 }
 
 /// Reads a layer; one whose bytes the disk has damaged is fetched anew, where it came from a registry, and read again.
-fn read_sound(
+fn read_sound<C>(
     image: &Image,
     index: usize,
     options: &Options,
     budget: &Budget,
+    meaning: Meaning<C>,
     progress: &dyn Progress,
-) -> Result<Indexed, Error> {
-    let read = || read_layer(image, index, options, budget, progress).map_err(|error| blame(image, index, error));
+) -> Outcome<C> {
+    let read =
+        || read_layer(image, index, options, budget, meaning, progress).map_err(|error| blame(image, index, error));
     match read() {
         Err(Error::Image(error)) if image.fetch_again(index, &error, progress)? => read(),
         other => other,
@@ -162,13 +173,14 @@ fn blame(image: &Image, index: usize, error: Error) -> Error {
     }
 }
 
-fn read_layer(
+fn read_layer<C>(
     image: &Image,
     index: usize,
     options: &Options,
     budget: &Budget,
+    meaning: Meaning<C>,
     progress: &dyn Progress,
-) -> Result<Indexed, Error> {
+) -> Outcome<C> {
     let label = image.layer_label(index);
     let stored = Counted { inner: image.open_layer(index)?, progress };
     let declared = image.layers().get(index).and_then(|layer| layer.compression);
@@ -179,7 +191,7 @@ fn read_layer(
     let explain = Explain { label: &label, format, options };
     let mut entries = Entries::new(Tee::new(plain, spool, budget));
     let number = u32::try_from(index).unwrap_or(u32::MAX);
-    let changes = layer::read(&mut entries, number, budget).map_err(|stop| explain.stop(stop))?;
+    let changes = layer::read(&mut entries, number, budget, meaning).map_err(|stop| explain.stop(stop))?;
     let (spool, sha256) = entries.into_inner().finish().map_err(|error| explain.io(error))?;
     let got = Digest::from_bytes(sha256);
     if let Some(want) = diff_id.filter(|want| *want != got) {

@@ -2,9 +2,11 @@
 //!
 //! [`load`] reads every layer once, in parallel: digest, inflate, diff_id, index of the entries; the plain tar is
 //! spooled, so file contents stay on disk. Then the layers are applied in their order to one inode table
-//! ([`Tree`]). Names are bytes and memory grows with the entries, not with the contents.
+//! ([`Tree`]). Names are bytes and memory grows with the entries, not with the contents. [`docker`] applies them as
+//! Docker would, where nitro-cli's measurements are wanted.
 
 mod apply;
+pub mod docker;
 mod entries;
 mod error;
 mod layer;

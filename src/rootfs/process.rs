@@ -78,11 +78,11 @@ pub fn resolve(
 
 fn arguments(config: &Config, overrides: &Overrides) -> Result<Vec<String>, Error> {
     let (entrypoint, cmd) = match (&overrides.entrypoint, &overrides.cmd) {
-        (Some(entrypoint), cmd) => (entrypoint, cmd.as_deref().unwrap_or_default()),
-        (None, Some(cmd)) => (&config.entrypoint, cmd.as_slice()),
-        (None, None) => (&config.entrypoint, config.cmd.as_slice()),
+        (Some(entrypoint), cmd) => (Some(entrypoint), cmd.as_ref()),
+        (None, Some(cmd)) => (config.entrypoint.as_ref(), Some(cmd)),
+        (None, None) => (config.entrypoint.as_ref(), config.cmd.as_ref()),
     };
-    let argv: Vec<String> = entrypoint.iter().chain(cmd).cloned().collect();
+    let argv: Vec<String> = entrypoint.into_iter().chain(cmd).flatten().cloned().collect();
     if argv.is_empty() {
         return Err(Error::NoCommand);
     }

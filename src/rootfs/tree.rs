@@ -27,6 +27,8 @@ pub struct Metadata {
 impl Metadata {
     /// What a directory gets that no entry describes.
     pub const IMPLIED: Metadata = Metadata { mode: 0o755, uid: 0, gid: 0, mtime: 0 };
+    /// The bit of a mode that a directory hands on to what is made in it.
+    pub(super) const SET_GID: u16 = 0o2000;
 }
 
 /// The bytes of a regular file: a place in a layer's spool.
@@ -163,6 +165,12 @@ impl Tree {
         }
     }
 
+    /// What is at a path, no symlink followed; the root for an empty one.
+    pub fn at(&self, path: &[u8]) -> Option<InodeId> {
+        let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        names.try_fold(ROOT, |place, name| self.directory(place)?.get(name).map(|entry| entry.inode))
+    }
+
     pub(super) fn directory_mut(&mut self, id: InodeId) -> Option<&mut Directory> {
         match &mut self.get_mut(id)?.kind {
             Kind::Directory(names) => Some(names),
@@ -175,6 +183,12 @@ impl Tree {
         let id = InodeId::try_from(self.inodes.len()).unwrap_or(InodeId::MAX);
         self.inodes.push(Inode { metadata, kind, links: 0, xattrs });
         id
+    }
+
+    /// Takes an inode out of the table, for another tree; a pipe without a meaning stays in its place.
+    pub(super) fn take(&mut self, id: InodeId) -> Option<Inode> {
+        let gone = Inode { metadata: Metadata::IMPLIED, kind: Kind::Fifo, links: 0, xattrs: None };
+        self.get_mut(id).map(|inode| std::mem::replace(inode, gone))
     }
 
     /// Gives an inode a name, in place of what had it.

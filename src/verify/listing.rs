@@ -60,7 +60,7 @@ fn line(entry: &Entry, target: &[u8]) -> String {
         file_type::CHARACTER | file_type::BLOCK => format!("{}, {}", header.device.0, header.device.1),
         _ => size.to_string(),
     };
-    let time = rfc3339(u64::from(header.mtime)).unwrap_or_default();
+    let time = rfc3339(u64::try_from(header.mtime).unwrap_or(0)).unwrap_or_default();
     let arrow = if kind == file_type::SYMLINK { format!(" -> {}", escaped(target)) } else { String::new() };
     let (mode, name) = (mode(header.mode), escaped(&entry.name));
     format!("{mode} {:>3} {:>5} {:>5} {size:>9} {time} {name}{arrow}", header.links, header.uid, header.gid)

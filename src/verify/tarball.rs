@@ -216,7 +216,7 @@ impl<W: Write> Tarball<W> {
         header.set_mode(fields.mode & 0o7777);
         header.set_uid(u64::from(fields.uid));
         header.set_gid(u64::from(fields.gid));
-        header.set_mtime(u64::from(fields.mtime));
+        header.set_mtime(u64::try_from(fields.mtime).unwrap_or(0));
         header.set_size(u64::from(size));
         header.set_device_major(fields.device.0)?;
         header.set_device_minor(fields.device.1)?;

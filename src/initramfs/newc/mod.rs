@@ -45,8 +45,8 @@ pub struct Header {
     pub gid: u32,
     /// How many names the inode has.
     pub links: u32,
-    /// Seconds since 1970.
-    pub mtime: u32,
+    /// Seconds since 1970; the format has 32 bits without a sign, but linuxkit writes one.
+    pub mtime: i64,
     /// Major and minor of a device node.
     pub device: (u32, u32),
 }

@@ -272,7 +272,7 @@ impl<R: Read> Reader<R> {
         let fields = fields(&bytes).ok_or(Error::Field { offset })?;
         let [inode, mode, uid, gid, links, mtime, size, major, minor, rmajor, rminor, name_size, sum] = fields;
         let name = self.name(name_size, offset)?;
-        let header = Header { inode, mode, uid, gid, links, mtime, device: (rmajor, rminor) };
+        let header = Header { inode, mode, uid, gid, links, mtime: mtime.into(), device: (rmajor, rminor) };
         let fits = match header.kind() {
             file_type::FILE => true,
             file_type::SYMLINK => size <= MAX_NAME,

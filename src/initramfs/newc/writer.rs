@@ -1,7 +1,9 @@
-//! Writes the one form of an archive that is ours.
+//! Writes archives in two forms.
 //!
-//! Upper-case hexadecimal digits, inodes numbered from 1 in the order of the archive, no device numbers but those of
-//! device nodes, zeros as padding to 4 bytes, and no padding behind the trailer but that.
+//! Ours: upper-case hexadecimal digits, inodes numbered from 1 in the order of the archive, no device numbers but those
+//! of device nodes, zeros as padding to 4 bytes, and no padding behind the trailer but that. linuxkit's, for
+//! nitro-cli's measurements: lower-case digits, inodes from 721, the trailer one of them, device 3,1, and zeros behind
+//! the trailer to a multiple of 512.
 
 use std::io::{self, Read, Write};
 
@@ -10,17 +12,31 @@ use super::{Header, TRAILER};
 /// File contents are copied in pieces of this size, in bytes.
 const CHUNK: usize = 256 << 10;
 
+/// Which of the two forms.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Ours,
+    Linuxkit,
+}
+
 /// Writes an archive.
 pub(in crate::initramfs) struct Writer<W> {
     out: W,
+    form: Form,
     buffer: Vec<u8>,
     entries: u64,
     inodes: u32,
+    written: u64,
 }
 
 impl<W: Write> Writer<W> {
     pub(in crate::initramfs) fn new(out: W) -> Self {
-        Self { out, buffer: vec![0; CHUNK], entries: 0, inodes: 0 }
+        Self { out, form: Form::Ours, buffer: vec![0; CHUNK], entries: 0, inodes: 0, written: 0 }
+    }
+
+    /// A writer of linuxkit's form (its fork of `github.com/surma/gocpio`).
+    pub(in crate::initramfs) fn linuxkit(out: W) -> Self {
+        Self { form: Form::Linuxkit, inodes: 720, ..Self::new(out) }
     }
 
     /// The next inode number.
@@ -33,8 +49,8 @@ impl<W: Write> Writer<W> {
     pub(in crate::initramfs) fn entry(&mut self, name: &[u8], header: &Header, body: &[u8]) -> io::Result<()> {
         let size = u32::try_from(body.len()).map_err(|_| too_large(name))?;
         self.header(name, header, size)?;
-        self.out.write_all(body)?;
-        self.pad(u64::from(size))
+        self.put(body)?;
+        self.pad(4)
     }
 
     /// A file whose body comes from a reader and has `size` bytes.
@@ -57,50 +73,55 @@ impl<W: Write> Writer<W> {
                 Err(error) => return Err(error),
             };
             self.out.write_all(self.buffer.get(..count).unwrap_or_default())?;
+            self.written = self.written.saturating_add(count as u64);
             left = left.saturating_sub(count as u64);
         }
-        self.pad(u64::from(size))
+        self.pad(4)
     }
 
     /// Writes the trailer; gives the writer below and the number of entries before the trailer.
     pub(in crate::initramfs) fn finish(mut self) -> io::Result<(W, u64)> {
         let entries = self.entries;
-        self.header(TRAILER, &Header { links: 1, ..Header::default() }, 0)?;
+        let inode = if self.form == Form::Linuxkit { self.inode() } else { 0 };
+        self.header(TRAILER, &Header { inode, links: 1, ..Header::default() }, 0)?;
+        if self.form == Form::Linuxkit {
+            self.pad(512)?;
+        }
         Ok((self.out, entries))
     }
 
     fn header(&mut self, name: &[u8], header: &Header, size: u32) -> io::Result<()> {
         let name_size = u32::try_from(name.len()).ok().and_then(|length| length.checked_add(1));
-        let fields = [
-            header.inode,
-            header.mode,
-            header.uid,
-            header.gid,
-            header.links,
-            header.mtime,
-            size,
-            0,
-            0,
-            header.device.0,
-            header.device.1,
-            name_size.ok_or_else(|| too_large(name))?,
-            0,
-        ];
+        let name_size = name_size.ok_or_else(|| too_large(name))?;
+        let (dev_major, dev_minor) = if self.form == Form::Linuxkit { (3, 1) } else { (0, 0) };
+        let before = [header.inode, header.mode, header.uid, header.gid, header.links].map(i64::from);
+        let (major, minor) = header.device;
+        let behind = [size, dev_major, dev_minor, major, minor, name_size, 0].map(i64::from);
         let mut record = Vec::with_capacity(name.len().saturating_add(116));
         record.extend_from_slice(b"070701");
-        for field in fields {
-            write!(record, "{field:08X}")?;
+        for field in before.into_iter().chain([header.mtime]).chain(behind) {
+            match self.form {
+                Form::Ours => write!(record, "{field:08X}")?,
+                Form::Linuxkit if field < 0 => write!(record, "-{:07x}", field.unsigned_abs())?,
+                Form::Linuxkit => write!(record, "{field:08x}")?,
+            }
         }
         record.extend_from_slice(name);
         record.push(0);
         record.resize(record.len().next_multiple_of(4), 0);
         self.entries = self.entries.saturating_add(1);
-        self.out.write_all(&record)
+        self.put(&record)
     }
 
-    fn pad(&mut self, size: u64) -> io::Result<()> {
-        let zeros = size.wrapping_neg() % 4;
-        self.out.write_all([0; 3].get(..usize::try_from(zeros).unwrap_or(0)).unwrap_or_default())
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.written = self.written.saturating_add(bytes.len() as u64);
+        self.out.write_all(bytes)
+    }
+
+    /// Zeros to a multiple of so many bytes, at most 512.
+    fn pad(&mut self, to: u64) -> io::Result<()> {
+        let zeros = self.written.next_multiple_of(to).saturating_sub(self.written);
+        self.put([0; 512].get(..usize::try_from(zeros).unwrap_or(0)).unwrap_or_default())
     }
 }
 
