@@ -1,21 +1,25 @@
 //! The pipeline: a [`Plan`] becomes an `.eif` and a [`Report`].
 
 pub mod lock;
+pub mod nitro_cli;
 mod record;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::eif::metadata::Facts;
 use crate::eif::signature::Signer;
 use crate::eif::{self, Measurements, Metadata, Writer, Written};
 use crate::image::{self, Image, Platform, Process, Reference};
-use crate::initramfs::{Application, Bootstrap, Compress, Encoder, Mtime, Need, write_application, write_bootstrap};
+use crate::initramfs::{
+    Application, Bootstrap, Compress, Encoder, Mtime, Need, linuxkit, write_application, write_bootstrap,
+};
 use crate::output::Output;
-use crate::rootfs::{self, Loaded, Overrides, Tree};
+use crate::rootfs::{self, Loaded, Overrides, Tree, docker};
 use crate::{Arch, Progress, Refusal, Warning, init, kernel};
 
 pub use lock::Lock;
@@ -26,6 +30,24 @@ const BLOB_LIMIT: u64 = 256 << 20;
 /// What the init mounts something on.
 const MOUNT_POINTS: [(&str, u16); 5] =
     [("dev", 0o755), ("proc", 0o755), ("run", 0o755), ("sys", 0o755), ("tmp", 0o1777)];
+
+/// Whose layout a file has, and so whose measurements.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Ours.
+    #[default]
+    Eif,
+    /// Byte for byte the ramdisks of `nitro-cli build-enclave`, from 1.3.2 to 1.5.0.
+    NitroCli,
+}
+
+impl Profile {
+    /// Whether it is ours, which records leave out.
+    pub fn is_own(&self) -> bool {
+        *self == Profile::Eif
+    }
+}
 
 /// All that decides what is built.
 #[derive(Debug, Clone)]
@@ -42,6 +64,14 @@ pub struct Plan {
     pub init: Option<PathBuf>,
     /// A folder in AWS's form, for what is not named above: `bzImage` or `Image`, `cmdline`, `init`, `nsm.ko`.
     pub blobs: Option<PathBuf>,
+    /// Whose layout. nitro-cli's takes all four `blobs`, and of the options below `compress`, `kernel`, `cmdline`, `init`,
+    /// `overrides` and `mtime` not one.
+    pub profile: Profile,
+    /// For nitro-cli's layout: where its Docker keeps layers.
+    pub docker_store: docker::Store,
+    /// For nitro-cli's layout: whether directories whose time it takes from a clock are written with time zero, and not
+    /// refused.
+    pub accept_unstable_times: bool,
     /// What replaces parts of the image's config.
     pub overrides: Overrides,
     /// What becomes of mtimes.
@@ -119,6 +149,9 @@ pub enum Error {
     /// The lock.
     #[error(transparent)]
     Lock(#[from] lock::Error),
+    /// What nitro-cli's layout needs or cannot have.
+    #[error(transparent)]
+    NitroCli(#[from] nitro_cli::Error),
     /// A blob cannot be read.
     #[error("{}: {why}", .path.display())]
     Blob {
@@ -168,6 +201,7 @@ impl Refusal for Error {
             Error::Kernel(error) => error.code(),
             Error::Eif(error) => error.code(),
             Error::Lock(error) => error.code(),
+            Error::NitroCli(error) => error.code(),
             Error::Blob { .. } => "E-blob",
             Error::NoInit(_) => "E-no-init",
             Error::NoCache => "E-cache",
@@ -184,6 +218,7 @@ impl Refusal for Error {
             Error::Kernel(error) => return error.help(),
             Error::Eif(error) => return error.help(),
             Error::Lock(error) => return error.help(),
+            Error::NitroCli(error) => return error.help(),
             Error::Blob { .. } => "check the path",
             Error::NoInit(_) => "build `eif` with a toolchain that has the target, or pass --init",
             Error::NoCache => "set HOME or XDG_CACHE_HOME, or pass --kernel",
@@ -233,7 +268,10 @@ struct Boot {
 }
 
 fn assemble<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress) -> Result<(W, Report), Error> {
-    let assembled = assemble_image(plan, out, progress);
+    let assembled = match plan.profile {
+        Profile::Eif => assemble_image(plan, out, progress),
+        Profile::NitroCli => nitro_cli::assemble(plan, out, progress),
+    };
     // Also after a failure, which may have filled the disk.
     let trimmed = plan.access.store.trim();
     let (out, mut report) = assembled?;
@@ -255,11 +293,60 @@ fn assemble_image<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress)
     warnings.extend(rootfs::lint(&tree, &spools, &image, plan.mtime == Mtime::Zero)?);
     strictly(plan, &warnings)?;
     let record = Record::new(plan, &boot, &image, &process);
-    let metadata = metadata(plan, &boot, &record)?;
     let app = Application { tree: &tree, spools: &spools, process: &process, mtime: plan.mtime };
-    let (out, written, entries) = write(plan, &boot, &metadata, &app, out, progress)?;
-    let (unpacked, inodes) = tree.footprint();
-    Ok((out, report(&image, boot, record, written, entries, (unpacked, inodes), warnings)))
+    finish(plan, &image, boot, record, &Ramdisks::Own(app), warnings, out, progress)
+}
+
+/// What the ramdisks are made of.
+enum Ramdisks<'a> {
+    Own(Application<'a>),
+    Linuxkit(linuxkit::Exported<'a>),
+}
+
+impl Ramdisks<'_> {
+    fn tree(&self) -> &Tree {
+        match self {
+            Self::Own(app) => app.tree,
+            Self::Linuxkit(exported) => exported.tree,
+        }
+    }
+
+    /// Ramdisk 1.
+    fn bootstrap(&self, boot: &Boot, out: &mut impl Write) -> io::Result<u64> {
+        match self {
+            Self::Own(_) => write_bootstrap(&Bootstrap { init: &boot.init, modules: &boot.modules }, out),
+            Self::Linuxkit(_) => {
+                let module = boot.modules.first().map(|(_, bytes)| bytes.as_slice());
+                linuxkit::write_bootstrap(&boot.init, module.unwrap_or_default(), out)
+            }
+        }
+    }
+
+    /// Ramdisk 2.
+    fn application(&self, out: &mut impl Write, progress: &dyn Progress) -> io::Result<u64> {
+        match self {
+            Self::Own(app) => write_application(app, out, progress),
+            Self::Linuxkit(exported) => linuxkit::write_application(exported, out, progress),
+        }
+    }
+}
+
+/// Everything behind the decisions.
+#[expect(clippy::too_many_arguments, reason = "one place where all parts of a build meet")]
+fn finish<W: Write + Seek>(
+    plan: &Plan,
+    image: &Image,
+    boot: Boot,
+    record: Record,
+    ramdisks: &Ramdisks,
+    warnings: Vec<Warning>,
+    out: W,
+    progress: &dyn Progress,
+) -> Result<(W, Report), Error> {
+    let metadata = metadata(plan, &boot, &record)?;
+    let (out, written, entries) = write(plan, &boot, &metadata, ramdisks, out, progress)?;
+    let footprint = ramdisks.tree().footprint();
+    Ok((out, report(image, boot, record, written, entries, footprint, warnings)))
 }
 
 fn boot(plan: &Plan) -> Result<Boot, Error> {
@@ -419,11 +506,11 @@ fn write<W: Write + Seek>(
     plan: &Plan,
     boot: &Boot,
     metadata: &[u8],
-    app: &Application,
+    ramdisks: &Ramdisks,
     out: W,
     progress: &dyn Progress,
 ) -> Result<(W, Written, [u64; 2]), Error> {
-    progress.stage("ramdisks", Some(app.tree.footprint().0));
+    progress.stage("ramdisks", Some(ramdisks.tree().footprint().0));
     let threads = plan.layers.threads;
     let failed = |number| move |source| Error::Ramdisk { number, source };
     let mut writer = Writer::new(out, eif::Options { arch: plan.platform.arch, threads })?;
@@ -431,11 +518,10 @@ fn write<W: Write + Seek>(
     writer.cmdline(boot.cmdline.as_bytes())?;
     writer.metadata(metadata)?;
     let mut ramdisk = Encoder::new(writer.ramdisk()?, plan.compress, threads).map_err(failed(1))?;
-    let bootstrap = Bootstrap { init: &boot.init, modules: &boot.modules };
-    let first = write_bootstrap(&bootstrap, &mut ramdisk).map_err(failed(1))?;
+    let first = ramdisks.bootstrap(boot, &mut ramdisk).map_err(failed(1))?;
     ramdisk.finish().map_err(failed(1))?;
     let mut ramdisk = Encoder::new(writer.ramdisk()?, plan.compress, threads).map_err(failed(2))?;
-    let second = write_application(app, &mut ramdisk, progress).map_err(failed(2))?;
+    let second = ramdisks.application(&mut ramdisk, progress).map_err(failed(2))?;
     ramdisk.finish().map_err(failed(2))?;
     if let Some(signer) = &plan.signer {
         let section = signer.section(&writer.measurements()?.pcr0).map_err(eif::Error::from)?;

@@ -4,22 +4,29 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Boot, Plan};
+use super::{Boot, Plan, Profile};
 use crate::image::{Digest, Image, Platform, Process};
 use crate::initramfs::{Compress, Mtime};
 use crate::rootfs::Overrides;
+use crate::rootfs::docker::Store;
 
 /// What stands in the member `eif` of `CustomMetadata`. Unknown members are refused: they would be options that a
 /// rebuild does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
+    /// For nitro-cli's layout: whether times that it takes from a clock were written as zero. Left out where not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_unstable_times: bool,
     /// The kernel's command line.
     pub cmdline: String,
     /// Of the ramdisks.
     pub compress: Compress,
     /// The digests of the image's uncompressed layers, lowest first.
     pub diff_ids: Vec<Digest>,
+    /// For nitro-cli's layout: where its Docker keeps layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_store: Option<Store>,
     /// SHA-256 of the file `init` in ramdisk 1, in lower-case hex.
     pub init_sha256: String,
     /// SHA-256 of the kernel section's data.
@@ -35,6 +42,9 @@ pub struct Record {
     pub platform: Platform,
     /// What runs.
     pub process: Process,
+    /// Whose layout the file has. Left out where it is ours.
+    #[serde(default, skip_serializing_if = "Profile::is_own")]
+    pub profile: Profile,
     /// The version of `eif`.
     pub version: String,
 }
@@ -53,10 +63,13 @@ impl Record {
     pub(super) fn new(plan: &Plan, boot: &Boot, image: &Image, process: &Process) -> Self {
         let sha256 = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
         let module = |(name, bytes): &(String, Vec<u8>)| Module { name: name.clone(), sha256: sha256(bytes) };
+        let nitro_cli = !plan.profile.is_own();
         Self {
+            accept_unstable_times: nitro_cli && plan.accept_unstable_times,
             cmdline: boot.cmdline.clone(),
             compress: plan.compress,
             diff_ids: image.layers().iter().map(|layer| layer.diff_id).collect(),
+            docker_store: nitro_cli.then_some(plan.docker_store),
             init_sha256: sha256(&boot.init),
             kernel_sha256: sha256(&boot.kernel),
             modules: boot.modules.iter().map(module).collect(),
@@ -64,6 +77,7 @@ impl Record {
             overrides: plan.overrides.clone(),
             platform: plan.platform,
             process: process.clone(),
+            profile: plan.profile,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

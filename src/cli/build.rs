@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use eif::build::{Plan, Report, lock};
+use eif::build::{Plan, Profile, Report, lock};
 use eif::image::{Platform, Reference};
 use eif::initramfs::{Compress, Mtime};
+use eif::rootfs::docker::Store;
 use eif::rootfs::{Options, Overrides};
 
 use super::environment;
@@ -63,6 +64,15 @@ pub struct BuildOptions {
     /// Folder with AWS's blobs: bzImage or Image, cmdline, init, nsm.ko
     #[arg(long, value_name = "DIR")]
     blobs: Option<PathBuf>,
+    /// Layout of the file: ours, or byte for byte nitro-cli's ramdisks and so its PCRs (with --blobs)
+    #[arg(long, value_name = "NAME", default_value = "eif")]
+    profile: ProfileName,
+    /// With --profile nitro-cli: where its Docker keeps layers
+    #[arg(long, value_name = "STORE")]
+    docker_store: Option<DockerStore>,
+    /// With --profile nitro-cli: write time zero where it takes a directory's time from a clock
+    #[arg(long)]
+    accept_unstable_times: bool,
     /// Replace the image's Entrypoint and drop its Cmd; repeat for each argument
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     entrypoint: Vec<String>,
@@ -98,6 +108,18 @@ pub struct BuildOptions {
     strict: bool,
     #[command(flatten)]
     source: SourceOptions,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum ProfileName {
+    Eif,
+    NitroCli,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum DockerStore {
+    Overlay2,
+    Containerd,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -187,8 +209,44 @@ impl BuildOptions {
         Self::none().is_ok_and(|none| none == *self)
     }
 
+    /// The profile. Options that it leaves no choice of are refused, not passed over.
+    fn profile(&self) -> Result<Profile, Failure> {
+        if self.profile == ProfileName::Eif {
+            let alone = [("--docker-store", self.docker_store.is_some())];
+            let alone = alone.into_iter().chain([("--accept-unstable-times", self.accept_unstable_times)]);
+            return match given(alone) {
+                Some(option) => Err(Failure::usage(format!("{option} is for --profile nitro-cli"))),
+                None => Ok(Profile::Eif),
+            };
+        }
+        let fixed = given([
+            ("--kernel", self.kernel.is_some()),
+            ("--cmdline", self.cmdline.is_some()),
+            ("--init", self.init.is_some()),
+            ("--entrypoint", !self.entrypoint.is_empty()),
+            ("--cmd", !self.cmd.is_empty()),
+            ("--env", !self.env.is_empty()),
+            ("--user", self.user.is_some()),
+            ("--workdir", self.workdir.is_some()),
+            ("--mtime", self.mtime != MtimeMode::Zero),
+            ("--compress", self.compress != CompressFormat::None),
+        ]);
+        if let Some(option) = fixed {
+            let help = "it packs the blobs and the image as they are; the own profile has that option";
+            return Err(Failure::usage(format!("nitro-cli has no {option}: --profile nitro-cli cannot honour it"))
+                .with_help(help));
+        }
+        if self.blobs.is_none() {
+            let help =
+                "the folder with bzImage or Image, cmdline, init and nsm.ko, such as /usr/share/nitro_enclaves/blobs";
+            return Err(Failure::usage("--profile nitro-cli needs --blobs DIR").with_help(help));
+        }
+        Ok(Profile::NitroCli)
+    }
+
     /// Every check that needs no image.
     pub fn plan(self, image: &OsString) -> Result<Plan, Failure> {
+        let profile = self.profile()?;
         let epoch = environment::source_date_epoch()?;
         let platform: Platform =
             self.platform.parse().map_err(|error: eif::image::Error| Failure::usage(error.to_string()))?;
@@ -200,6 +258,7 @@ impl BuildOptions {
             }
         }
         let mtime = match (self.mtime, epoch) {
+            _ if profile == Profile::NitroCli => Mtime::Keep,
             (MtimeMode::Zero, _) => Mtime::Zero,
             (MtimeMode::Keep, _) => Mtime::Keep,
             (MtimeMode::Clamp, Some(epoch)) => Mtime::Clamp(epoch),
@@ -208,10 +267,10 @@ impl BuildOptions {
                 return Err(Failure::usage("--mtime clamp needs SOURCE_DATE_EPOCH").with_help(help));
             }
         };
-        let given = |items: Vec<String>| (!items.is_empty()).then_some(items);
+        let some = |items: Vec<String>| (!items.is_empty()).then_some(items);
         let overrides = Overrides {
-            entrypoint: given(self.entrypoint),
-            cmd: given(self.cmd),
+            entrypoint: some(self.entrypoint),
+            cmd: some(self.cmd),
             env: self.env,
             user: self.user,
             workdir: self.workdir,
@@ -226,6 +285,12 @@ impl BuildOptions {
             cmdline: self.cmdline,
             init: self.init,
             blobs: self.blobs,
+            profile,
+            docker_store: match self.docker_store {
+                Some(DockerStore::Containerd) => Store::Containerd,
+                Some(DockerStore::Overlay2) | None => Store::Overlay2,
+            },
+            accept_unstable_times: self.accept_unstable_times,
             overrides,
             mtime,
             compress: match self.compress {
@@ -244,4 +309,9 @@ impl BuildOptions {
             signer: None,
         })
     }
+}
+
+/// The first of the options that is given.
+fn given(options: impl IntoIterator<Item = (&'static str, bool)>) -> Option<&'static str> {
+    options.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
 }

@@ -298,6 +298,9 @@ fn recorded(basis: &Basis, metadata: &Metadata, record: &Record) -> Plan {
     Plan {
         platform: record.platform,
         cmdline: Some(record.cmdline.clone()),
+        profile: record.profile,
+        docker_store: record.docker_store.unwrap_or_default(),
+        accept_unstable_times: record.accept_unstable_times,
         overrides: record.overrides.clone(),
         mtime: record.mtime,
         compress: record.compress,

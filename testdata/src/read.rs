@@ -12,7 +12,7 @@ struct Before {
 }
 
 impl Layer {
-    /// The entries of a tar in GNU's or POSIX's format. Times are not read.
+    /// The entries of a tar in GNU's or POSIX's format.
     ///
     /// # Panics
     /// On anything that a well-made tar of plain entries does not have.
@@ -38,7 +38,7 @@ impl Layer {
 fn entry(header: &[u8], body: &[u8], before: Before) -> Entry {
     let mut entry = Entry::new(header[156], full_name(header)).body(body).link(until_nul(&header[157..257]));
     entry.mode = u64::try_from(octal(&header[100..108])).expect("a mode");
-    entry = entry.owner(octal(&header[108..116]), octal(&header[116..124]));
+    entry = entry.owner(octal(&header[108..116]), octal(&header[116..124])).mtime(octal(&header[136..148]));
     if matches!(entry.typeflag, b'3' | b'4') {
         let number = |field: &[u8]| u64::try_from(octal(field)).expect("a device number");
         entry.device = (number(&header[329..337]), number(&header[337..345]));
@@ -49,7 +49,10 @@ fn entry(header: &[u8], body: &[u8], before: Before) -> Entry {
         match &key[..] {
             b"path" => entry.name = value,
             b"linkpath" => entry.link = value,
-            b"mtime" => {}
+            b"mtime" => entry.pax.push((key, value)),
+            b"hdrcharset" => {}
+            b"uid" => entry.uid = decimal(&value),
+            b"gid" => entry.gid = decimal(&value),
             other => panic!("the PAX key {:?}", String::from_utf8_lossy(other)),
         }
     }
@@ -67,7 +70,17 @@ fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
+fn decimal(value: &[u8]) -> i128 {
+    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).expect("a decimal number")
+}
+
+/// Octal digits, or base 256 in two's complement when the first bit is set (GNU).
 fn octal(field: &[u8]) -> i128 {
+    if field[0] & 0x80 != 0 {
+        let negative = field[0] & 0x40 != 0;
+        let first = i128::from(field[0] & 0x7f) - if negative { 0x80 } else { 0 };
+        return field[1..].iter().fold(first, |value, byte| value * 256 + i128::from(*byte));
+    }
     let text = std::str::from_utf8(until_nul(field)).expect("octal digits").trim();
     i128::from_str_radix(text, 8).unwrap_or_else(|e| panic!("{text:?}: {e}"))
 }
