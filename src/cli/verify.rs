@@ -107,7 +107,7 @@ fn tell(proof: &Proof, signed: bool, ui: &Ui) {
         ui.note(&format!("{name}      {pcr}"));
     }
     if signed {
-        ui.note("signature not verified here");
+        ui.note("signature valid; PCR8 says whose it is");
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Basis {
 /// The answer.
 #[derive(Debug)]
 pub enum Verdict {
-    /// The image gives every byte of the file, but for a signature.
+    /// The image gives every byte of the file, but for a signature, which is valid then.
     Same(Box<Proof>),
     /// It does not: why, what is given first and entries of ramdisks last. `a` is the file, `b` what it is held
     /// against.
@@ -195,6 +195,7 @@ pub fn rebuild<S: Source>(
     }
     let measurements = eif.measure(basis.plan.layers.threads)?;
     let mut found = given(&measurements, basis);
+    found.extend(signature(eif, &measurements)?);
     let (metadata, record) = match record::read(eif)? {
         Ok(read) => read,
         Err(undecided) => return Ok(or_differs(found, undecided)),
@@ -231,6 +232,14 @@ fn given(measured: &Measurements, basis: &Basis) -> Vec<Difference> {
         Some(Difference::new(name, "value", Some(file.to_string()), Some(wanted.to_string())))
     };
     expected.into_iter().filter_map(differs).collect()
+}
+
+/// A signature that is there must be one of this file's PCR0. Whose it is, PCR8 says.
+fn signature<S: Source>(eif: &Eif<S>, measured: &Measurements) -> Result<Vec<Difference>, Error> {
+    let Some(cbor) = eif.signature()? else { return Ok(Vec::new()) };
+    let verdict = crate::eif::signature::verify(&cbor, &measured.pcr0).map_err(crate::eif::Error::from)?;
+    let wrong = verdict.problems.iter().filter(|problem| problem.code().starts_with("E-"));
+    Ok(wrong.map(|problem| Difference::new("signature", problem.code(), Some(problem.to_string()), None)).collect())
 }
 
 /// The file's record against that of a lock.
@@ -308,6 +317,7 @@ fn recorded(basis: &Basis, metadata: &Metadata, record: &Record) -> Plan {
         image_version: Some(metadata.image_version.clone()),
         custom: Some(custom),
         epoch: metadata::epoch(&metadata.build.time),
+        signer: None,
         lock: None,
         ..basis.plan.clone()
     }

@@ -6,8 +6,8 @@ use eif_testdata::{DockerArchive, OciLayout, fake_bzimage};
 use serde_json::json;
 
 use crate::common::TestEnv;
-use crate::forgery::{Forgery, SIGNATURE, Section};
-use crate::world::{ask, ask_image, forge, image, put_kernel, world};
+use crate::forgery::{RAMDISK, SIGNATURE};
+use crate::world::{ask, ask_image, assert_differs, forge, image, put_kernel, world};
 
 #[test]
 fn an_untouched_file_is_the_same() {
@@ -91,28 +91,24 @@ fn a_kernel_of_the_cache_is_found_by_its_hash() {
 
 /// A signature covers PCR0 and is no part of what the image gives.
 #[test]
-fn a_signature_is_carried_over() {
+fn a_signature_is_carried_over_and_verified() {
     let env = world(&[]);
-    let pem = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-    let cbor = [&b"\x81\xa1\x73signing_certificate\x58"[..], &[u8::try_from(pem.len()).unwrap()], pem].concat();
-    let sign = |forgery: &mut Forgery| {
-        forgery.sections.push(Section { kind: SIGNATURE, flags: 0, data: cbor.clone() });
-    };
-    let signed = forge(&env, sign);
-    let output = ask_image(&env, signed).success();
-    assert!(output.stdout().starts_with("same: every byte of forged.eif but its signature comes from oci:image"));
-    let _ = output.says("PCR8 ").says("signature not verified");
-    let _ = ask(&env, signed, &["--lock", "eif.lock"]).success();
-    // What is below a signature is looked at all the same.
-    let file = forge(&env, |forgery| {
-        forgery.replace(crate::forgery::RAMDISK, 1, b"program", b"progrom");
-        sign(forgery);
-    });
-    crate::world::assert_differs(ask_image(&env, file), &["ramdisk 2: rootfs/app: content: "]);
-    // A signature that does not stand at the end is none that a tool of AWS's or ours has put there.
-    let file = forge(&env, |forgery| {
-        sign(forgery);
-        forgery.sections.swap(3, 5);
-    });
-    let _ = ask_image(&env, file).code(1);
+    let pair =
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -days 2 -subj /CN=a -out c.pem -keyout c.key";
+    let openssl = env.command_of("openssl", &pair.split(' ').collect::<Vec<_>>()).output();
+    assert!(openssl.expect("openssl runs: install the package `openssl`").status.success());
+    let _ = env.eif(&["sign", "app.eif", "--signing-certificate", "c.pem", "--private-key", "c.key"]).success();
+    let output = ask_image(&env, "app.eif").success();
+    assert!(output.stdout().starts_with("same: every byte of app.eif but its signature comes from oci:image"));
+    let _ = output.says("PCR8 ").says("signature valid");
+    let _ = ask(&env, "app.eif", &["--lock", "eif.lock"]).success();
+    // What is below a signature is looked at all the same, and so is the signature.
+    let file = forge(&env, |forgery| forgery.replace(RAMDISK, 1, b"program", b"progrom"));
+    let found = ["signature: E-signature-pcr0: ", "ramdisk 2: rootfs/app: content: "];
+    assert_differs(ask_image(&env, file), &found);
+    let file = forge(&env, |forgery| *forgery.data(SIGNATURE, 0).last_mut().unwrap() ^= 1);
+    assert_differs(ask_image(&env, file), &["signature: E-signature-invalid: "]);
+    // Where no tool puts one.
+    let file = forge(&env, |forgery| forgery.sections.swap(4, 5));
+    assert_differs(ask_image(&env, file), &["section: order: "]);
 }
