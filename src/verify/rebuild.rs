@@ -366,21 +366,20 @@ fn kernel_lock_id(basis: &Basis, record: &Record) -> Option<String> {
     known.filter(|id| embedded.entry(id).is_ok())
 }
 
-/// The place of the lock's image: where it was, if it is there still; else by its digest.
+/// The lock's image: by its digest, else where it was, if it is there still.
 fn located(basis: &Basis, plan: &Plan) -> Result<Reference, Undecided> {
     let Some(digest) = basis.lock.as_ref().and_then(|lock| lock.manifest_digest) else {
         return Ok(plan.reference.clone());
     };
     let mut why = String::new();
-    for reference in [Some(plan.reference.clone()), plan.reference.at(digest)].into_iter().flatten() {
+    for reference in plan.reference.at(digest).into_iter().chain([plan.reference.clone()]) {
         match Image::open(&reference, &plan.platform, &plan.access) {
             Ok(image) if image.manifest_digest == Some(digest) => return Ok(reference),
             Ok(image) => {
                 let other = image.manifest_digest.map_or("no digest".to_owned(), |digest| digest.to_string());
                 why = format!("the reference of the lock leads to {other}");
             }
-            Err(error) if why.is_empty() => why = error.to_string(),
-            Err(_) => {}
+            Err(error) => why = error.to_string(),
         }
     }
     Err(Undecided::Gone { digest, why })

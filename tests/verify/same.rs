@@ -3,9 +3,10 @@
 use std::fs;
 
 use eif_testdata::{DockerArchive, OciLayout, fake_bzimage};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::TestEnv;
+use crate::common::registry::{Demands, RealRegistry};
 use crate::forgery::{RAMDISK, SIGNATURE};
 use crate::world::{ask, ask_image, assert_differs, forge, image, put_kernel, world};
 
@@ -46,6 +47,28 @@ fn every_transport_proves_the_same_file() {
         let _ = ask(&env, "app.eif", &["--image", reference]).success();
         let _ = ask(&env, "app.eif", &["--image", reference, "--lock", "eif.lock"]).success();
     }
+}
+
+/// A tag moves; a lock does not.
+#[test]
+fn the_image_of_a_lock_is_found_in_its_registry_by_digest() {
+    let env = world(&[]);
+    let registry = RealRegistry::start(&env, &Demands::default());
+    registry.push(&env, "image:latest", "app:v1", &[]);
+    let reference = format!("{}/app:v1", registry.host);
+    let build = ["build", &reference, "--kernel", "kernel", "--lock", "eif.lock", "-o", "app.eif"];
+    let _ = env.eif(&build).success();
+    let _ = env.layout("newer", &image("newer"));
+    registry.push(&env, "newer:latest", "app:v1", &[]);
+    let output = ask(&env, "app.eif", &["--lock", "eif.lock", "--no-cache"]).success();
+    // skopeo has packed the layers, so the manifest is another one than the layout's.
+    let lock: Value = serde_json::from_slice(&fs::read(env.path("eif.lock")).unwrap()).unwrap();
+    let digest = lock["manifest_digest"].as_str().unwrap();
+    assert_eq!(output.stdout(), format!("same: every byte of app.eif comes from {reference} ({digest})\n"));
+    let _ = ask(&env, "app.eif", &["--lock", "eif.lock", "--offline"]).success();
+    let _ = env.eif(&[&build[..], &["--locked"]].concat()).refused("E-lock-drift").says("manifest_digest");
+    let moved = ask(&env, "app.eif", &["--image", &reference]);
+    assert_differs(moved, &["image: diff_id of layer 2: "]);
 }
 
 #[test]
