@@ -3,8 +3,10 @@
 mod common;
 
 use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use common::registry::{Demands, RealRegistry, certificates};
+use common::registry::{Demands, Fake, RealRegistry, certificates};
 use common::{Output, TestEnv};
 use eif_testdata::{Blob, Compression, Config, Image, OciLayout, fake_bzimage, layers};
 
@@ -148,4 +150,47 @@ fn an_authority_of_ones_own() {
     let _ = build(&env, &localhost, &["--tls-ca", "ca.pem"]).refused("E-registry-tls").says("not valid for name");
     let _ = build(&env, &reference, &["--tls-ca", "kernel"]).refused("E-registry-tls").says("--tls-ca kernel");
     let _ = build(&env, &reference, &["--tls-ca", "nowhere"]).refused("E-registry-tls").says("No such file");
+}
+
+#[test]
+fn blobs_do_not_go_from_tls_to_plain_http() {
+    let env = world();
+    certificates(&env, "IP:127.0.0.1");
+    let (certificate, key) = (env.path("server.pem"), env.path("server.key"));
+    let storage = Fake::honest(&image());
+    let to = format!("http://{}/storage", storage.host);
+    let demands = Demands { tls: Some((&certificate, &key)), storage: Some(&to), ..Demands::default() };
+    let registry = RealRegistry::start(&env, &demands);
+    registry.push(&env, "image:latest", "app:v1", &[]);
+    let reference = format!("{}/app:v1", registry.host);
+    for further in [["--tls-ca", "ca.pem"], ["--insecure", "--no-cache"]] {
+        let refused = build(&env, &reference, &further).refused("E-registry-status");
+        let _ = refused.says("a redirect from https to http://127.0.0.1");
+    }
+    assert!(storage.seen().iter().all(|seen| seen.method == "HEAD"), "only skopeo was here");
+}
+
+/// Bars are for terminals, and each layer has one; without a terminal each is a line.
+#[test]
+fn progress_is_a_bar_or_a_line_for_each_layer() {
+    let env = world();
+    let fake = Fake::honest(&image());
+    let lines = build(&env, &fake.image(), &[]).success();
+    assert_eq!(lines.stderr().lines().filter(|line| line.starts_with("fetched   layer ")).count(), 3);
+    let _ = build(&env, &fake.image(), &["--quiet", "--no-cache"]).success().says_nothing_of("layer");
+    fake.forget();
+    fake.gate(image().config_blob().bytes.len() as u64 + 2 * 4096);
+    let eif = env!("CARGO_BIN_EXE_eif");
+    let command = format!("stty cols 120; {eif} pcr {} --kernel kernel --no-cache", fake.image());
+    let mut script = env.command_of("script", &["-qefc", &command, "screen"]);
+    let mut child = script.env("TERM", "xterm").stdout(Stdio::null()).spawn().expect("script (Debian: bsdutils)");
+    let screen = || String::from_utf8_lossy(&fs::read(env.path("screen")).unwrap_or_default()).into_owned();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !(1..=3).all(|number| screen().contains(&format!("layer {number}/3 (sha256:"))) {
+        assert!(Instant::now() < deadline, "{}", screen());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    fake.gate(u64::MAX);
+    assert!(child.wait().unwrap().success());
+    assert!(!screen().contains("fetched   "), "{}", screen());
 }

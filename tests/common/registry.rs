@@ -29,6 +29,8 @@ pub struct Demands<'a> {
     pub login: Option<(&'a str, &'a str)>,
     /// Certificate and key, in files.
     pub tls: Option<(&'a Path, &'a Path)>,
+    /// Where all blobs are to be fetched from, instead of being given.
+    pub storage: Option<&'a str>,
 }
 
 impl RealRegistry {
@@ -43,6 +45,9 @@ impl RealRegistry {
             assert!(output.status.success(), "{output:?}");
             let file = env.write("htpasswd", &output.stdout);
             config += &format!("auth: {{htpasswd: {{realm: tests, path: {}}}}}\n", file.display());
+        }
+        if let Some(storage) = demands.storage {
+            config += &format!("middleware: {{storage: [{{name: redirect, options: {{baseurl: '{storage}'}}}}]}}\n");
         }
         let tls = demands.tls.map(|(certificate, key)| {
             format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display())

@@ -121,7 +121,10 @@ impl Download<'_> {
                 return Err(self.wrong_size(ask, partial, "more")?);
             }
             partial.append(chunk.as_ref())?;
-            (self.tell)(total);
+            // The end is told when it has been checked.
+            if total < self.size {
+                (self.tell)(total);
+            }
         }
         if partial.len() == self.size {
             return Ok(());
@@ -135,10 +138,12 @@ impl Download<'_> {
 
     /// The size, the digest, and the name in the store.
     pub(super) fn finish(&self, ask: &Ask<'_>, partial: Partial) -> Result<std::fs::File, Trouble> {
-        partial.finish().map_err(|error| match error {
+        let file = partial.finish().map_err(|error| match error {
             Error::BlobDigest { want, got, .. } => Trouble::Wrong(wrong_digest(ask, &want, &got)),
             other => other.into(),
-        })
+        })?;
+        (self.tell)(self.size);
+        Ok(file)
     }
 
     /// Whether the bytes that come are those that were asked for: `bytes FIRST-LAST/SIZE`.

@@ -231,6 +231,10 @@ impl Files for Registry {
     fn fetch(&self, wanted: &[Wanted], progress: &dyn Progress) -> Result<(), Error> {
         let mut seen = BTreeSet::new();
         let wanted: Vec<&Wanted> = wanted.iter().filter(|one| seen.insert(one.digest)).collect();
+        let total = wanted.iter().fold(0, |total: u64, one| total.saturating_add(one.size));
+        if total > self.access.limit {
+            return Err(Error::TooLarge { what: self.name.to_string(), limit: self.access.limit });
+        }
         let results: Vec<Mutex<Result<(), Error>>> = wanted.iter().map(|_| Mutex::new(Ok(()))).collect();
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let work = || {
