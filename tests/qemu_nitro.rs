@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use common::TestEnv;
 use common::boot::{Boot, Ended};
-use eif::eif::{Eif, Kind, Options, Pcr, Writer, signature};
+use eif::eif::{Eif, Kind, Options, Writer};
 use eif::launch::vsock::{Config, Vsock};
 use eif_testdata::{Entry, Image, Layer};
 
@@ -82,7 +82,7 @@ fn its_module_tells_what_eif_pcr_says() {
     assert_eq!(told(&ended), expected(&env, &[&["nsm.eif"]]));
 }
 
-/// Three ramdisks and a signature section in the form of AWS's library; PCR3 and PCR4 on top.
+/// Three ramdisks, signed; PCR3 and PCR4 on top.
 #[test]
 fn every_register_of_a_signed_file_with_a_parent() {
     let env = TestEnv::with_kernels();
@@ -97,47 +97,31 @@ fn every_register_of_a_signed_file_with_a_parent() {
     assert_eq!(certificate.stdout().trim_end(), format!("PCR8 {}", expected[5].1));
 }
 
-/// The file with a small third ramdisk and a signature section. The certificate is real; the signature is not, and
-/// nobody here looks at it.
+/// The file with the first ramdisk once more behind the others, signed with `cert.pem`.
 fn signed(env: &TestEnv, built: &Path) -> PathBuf {
-    let certificate = certificate(env);
+    certify(env);
     let eif = Eif::open(File::open(built).unwrap()).unwrap();
     let path = env.path("signed.eif");
     let mut writer = Writer::new(File::create(&path).unwrap(), Options { arch: eif.arch(), threads: 1 }).unwrap();
     writer.kernel(&mut eif.read(eif.section(Kind::Kernel).unwrap())).unwrap();
     writer.cmdline(&eif.cmdline().unwrap()).unwrap();
-    let metadata = eif.section(Kind::Metadata).unwrap();
     let mut json = Vec::new();
-    eif.read(metadata).read_to_end(&mut json).unwrap();
+    eif.read(eif.section(Kind::Metadata).unwrap()).read_to_end(&mut json).unwrap();
     writer.metadata(&json).unwrap();
     for section in eif.ramdisks().chain(eif.ramdisks().next()) {
         io::copy(&mut eif.read(section), &mut writer.ramdisk().unwrap()).unwrap();
     }
-    let pcr8 = Pcr::of_certificate(&signature::der(&certificate).unwrap());
-    writer.signature(&section(&certificate), pcr8).unwrap();
     writer.finish().unwrap();
+    let sign = ["sign", "signed.eif", "--signing-certificate", "cert.pem", "--private-key", "key.pem"];
+    let _ = env.eif(&sign).success();
     path
 }
 
-/// `cert.pem`, self-signed.
-fn certificate(env: &TestEnv) -> Vec<u8> {
+/// `cert.pem` of `key.pem`, self-signed.
+fn certify(env: &TestEnv) {
     let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:secp384r1 -nodes -keyout key.pem -out cert.pem -days 2 \
                  -subj /CN=test";
     let mut openssl = env.command_of("openssl", &words.split_whitespace().collect::<Vec<_>>());
     let made = openssl.output().expect("install the package openssl");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    fs::read(env.path("cert.pem")).unwrap()
-}
-
-/// `[{"signing_certificate": [integers], "signature": [integers]}]`, as AWS's library writes it.
-fn section(certificate: &[u8]) -> Vec<u8> {
-    let mut encoder = minicbor::Encoder::new(Vec::new());
-    encoder.array(1).unwrap().map(2).unwrap();
-    for (key, bytes) in [("signing_certificate", certificate), ("signature", &[0; 96])] {
-        encoder.str(key).unwrap().array(bytes.len() as u64).unwrap();
-        for byte in bytes {
-            encoder.u8(*byte).unwrap();
-        }
-    }
-    encoder.into_writer()
 }
