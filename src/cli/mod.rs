@@ -9,6 +9,8 @@ mod extract;
 mod failure;
 mod inspect;
 mod kernel;
+#[cfg(feature = "kms")]
+mod kms;
 mod pcr;
 mod policy;
 mod reference;

@@ -160,6 +160,13 @@ fn remote_key(arn: &OsStr) -> Result<Arc<dyn SigningKey>, Failure> {
     in_kms(&arn, region)
 }
 
+#[cfg(feature = "kms")]
+fn in_kms(arn: &str, region: &str) -> Result<Arc<dyn SigningKey>, Failure> {
+    let key = super::kms::Key::find(arn, region).map_err(|error| at(Path::new(arn), &error))?;
+    Ok(key)
+}
+
+#[cfg(not(feature = "kms"))]
 fn in_kms(arn: &str, _region: &str) -> Result<Arc<dyn SigningKey>, Failure> {
     let message = format!("{arn}: this `eif` is built without the feature `kms`, it cannot sign with a key in KMS");
     let help = "build it with `cargo build --release --features kms`, or use --print-payload and --attach-signature";

@@ -136,7 +136,10 @@ impl Refusal for Error {
             Error::Invalid => {
                 "sign what `eif sign FILE --print-payload --signing-certificate CERT` prints for this file"
             }
-            Error::Section(_) | Error::Key(_) | Error::Holder(_) => return Vec::new(),
+            Error::Holder(_) => {
+                "look at the credentials, and whether they may use the key (KMS: GetPublicKey and Sign)"
+            }
+            Error::Section(_) | Error::Key(_) => return Vec::new(),
         };
         vec![line.to_owned()]
     }
