@@ -396,7 +396,7 @@ fn what_differs_is_refused_by_name() {
         env.eif(&[&["attest", "verify", "document", "--root", "root.pem"][..], further].concat()).refused(code)
     };
     let other = "ab".repeat(48);
-    let _ = refused(&["--pcr", &format!("0={other}")], "E-attest-pcr").says("PCR0 is \"").says("another image");
+    let _ = refused(&["--pcr", &format!("0={other}")], "E-attest-pcr").says("PCR0 is ").says("another image");
     let _ = refused(&["--pcr", &format!("20={other}")], "E-attest-pcr").says("PCR20 is missing");
     let _ = refused(&["--pcr", &format!("3={other}")], "E-attest-pcr").says("another IAM role");
     let _ = refused(&["--nonce", "0102"], "E-attest-nonce").says("nonce is \"010203\", expected is \"0102\"");
@@ -424,7 +424,7 @@ fn a_lock_stands_for_its_image() {
     let build = ["build", &reference, "--kernel", "kernel", "--cmdline", "a", "--lock", "eif.lock", "-o", "built.eif"];
     let measured = env.eif(&build).success().json()["Measurements"].take();
     let verify = ["attest", "verify", "document", "--root", "root.pem", "--lock", "eif.lock"];
-    let _ = env.eif(&verify).refused("E-attest-pcr").says("PCR0 is \"");
+    let _ = env.eif(&verify).refused("E-attest-pcr").says("PCR0 is ");
     let pcr = |index| measured[format!("PCR{index}")].as_str().unwrap().parse::<Pcr>().unwrap().0;
     env.write("document", attestation.pcrs(&[(0, pcr(0)), (1, pcr(1)), (2, pcr(2))]).bytes());
     assert!(env.eif(&verify).success().stdout().contains("started from the image of eif.lock\n"));
@@ -440,11 +440,28 @@ fn a_debug_enclave_proves_nothing() {
     let _ = env.eif(&verify).refused("E-attest-debug").says("runs in debug mode, so the document proves nothing");
 }
 
+/// In lines, as `base64` writes it.
+fn base64(bytes: &[u8]) -> String {
+    pem(bytes).lines().filter(|line| !line.starts_with('-')).map(|line| format!("{line}\n")).collect()
+}
+
+/// The document and the root that the page docs/attest.md looks at. Signatures are deterministic, so the bytes are known.
+#[test]
+fn the_documents_of_the_page_are_these() {
+    let attestation = with(|a| {
+        a.set("nonce", cbor::bytes(&hex::decode("00112233445566778899aabbccddeeff").unwrap()));
+        a.set("user_data", cbor::bytes(b"hello"));
+    });
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/docs");
+    for (name, text) in [("document.b64", base64(&attestation.bytes())), ("test-root.pem", attestation.root_pem())] {
+        assert_eq!(std::fs::read_to_string(page.join(name)).unwrap_or_default(), text, "{name}");
+    }
+}
+
 #[test]
 fn documents_come_in_base64_and_on_stdin() {
     let (env, attestation, _) = world();
-    let lines = pem(&attestation.bytes());
-    let text: String = lines.lines().filter(|line| !line.starts_with('-')).map(|line| format!("{line}\n")).collect();
+    let text = base64(&attestation.bytes());
     env.write("document.b64", &text);
     let _ = env.eif(&["attest", "verify", "document.b64", "--root", "root.pem"]).success();
     let mut child =

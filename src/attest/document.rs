@@ -307,7 +307,7 @@ impl Proof {
     pub fn expect_pcrs(&self, expected: &[(u8, Pcr)]) -> Result<(), Error> {
         let differs = expected.iter().find(|(index, value)| self.claims.pcr(*index) != Some(*value));
         differs.map_or(Ok(()), |(index, value)| {
-            let found = hexadecimal(self.claims.pcrs.get(index));
+            let found = self.claims.pcrs.get(index).map_or_else(|| "missing".to_owned(), hex::encode);
             Err(Error::Pcr { index: *index, found, expected: value.to_string() })
         })
     }
@@ -353,11 +353,9 @@ fn same(field: &'static str, found: Option<&Vec<u8>>, expected: &[u8]) -> Result
     if found.is_some_and(|found| found == expected) {
         return Ok(());
     }
-    Err(Error::Claim { field, found: hexadecimal(found), expected: format!("\"{}\"", hex::encode(expected)) })
-}
-
-fn hexadecimal(bytes: Option<&Vec<u8>>) -> String {
-    bytes.map_or_else(|| "missing".to_owned(), |bytes| format!("\"{}\"", hex::encode(bytes)))
+    let quoted = |bytes: &[u8]| format!("\"{}\"", hex::encode(bytes));
+    let found = found.map_or_else(|| "missing".to_owned(), |found| quoted(found));
+    Err(Error::Claim { field, found, expected: quoted(expected) })
 }
 
 /// CBOR items of one part, each asked for by what it must be. Lengths are definite, and nothing is copied before it is

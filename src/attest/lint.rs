@@ -232,7 +232,7 @@ impl<'a> Linter<'a> {
         for condition in &statement.conditions {
             let Key::Register(register) = condition.kind() else { continue };
             let effect = effect(statement, condition);
-            if condition.operator.contains("Null") || matches!(effect, Effect::Useless(_)) {
+            if condition.operator.starts_with("Null") {
                 continue;
             }
             if condition.values.is_empty() {
@@ -259,7 +259,7 @@ impl<'a> Linter<'a> {
             let why = "upper case never matches here: KMS compares with lower case, use StringEqualsIgnoreCase";
             return Some(("E-policy-case", why.to_owned()));
         }
-        if binds && pcr.0.iter().all(|byte| *byte == 0) {
+        if effect != Effect::Passes && pcr.0.iter().all(|byte| *byte == 0) {
             return Some(("E-policy-debug", "all zero is the value of every enclave in debug mode".to_owned()));
         }
         let measured = [0, 1, 2, 8].contains(&register.index());
