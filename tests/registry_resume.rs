@@ -24,14 +24,37 @@ fn start(env: &TestEnv, fake: &Fake) -> Child {
     command.stdout(Stdio::null()).spawn().unwrap()
 }
 
+fn image() -> Image {
+    let file = |name: &str, c: &str| format!("f 0755 0:0 {name} {}", c.repeat(100_000));
+    let (a, b, c) = (file("app", "a"), file("b", "b"), file("c", "c"));
+    let layers = layers! { a.as_str(), "--", b.as_str(), "--", c.as_str() };
+    Image::new(layers).config(Config::new().cmd(&["/app"]))
+}
+
+/// Ten at once on one store: ten equal files, and each blob is asked for once.
+#[test]
+fn processes_share_a_download() {
+    let (env, fake) = (world(), Fake::honest(&image()));
+    let build = |number| {
+        let file = format!("{number}.eif");
+        let words = ["build", &fake.image(), "--kernel", "kernel", "-o", &file, "--quiet"];
+        env.command(&words).stdout(Stdio::null()).spawn().unwrap()
+    };
+    let mut all: Vec<Child> = (0..10).map(build).collect();
+    assert!(all.iter_mut().all(|child| child.wait().unwrap().success()));
+    let files: Vec<Vec<u8>> = (0..10).map(|number| fs::read(env.path(&format!("{number}.eif"))).unwrap()).collect();
+    assert!(files.iter().all(|file| *file == files[0]));
+    for blob in &image().blobs()[1..] {
+        let asked = fake.seen().iter().filter(|seen| seen.path.ends_with(&blob.digest())).count();
+        assert_eq!(asked, 1, "{}", blob.digest());
+    }
+}
+
 /// Twenty times at another point: the next run finishes, and asks for nothing that was finished, nor for bytes that
 /// were there.
 #[test]
 fn a_download_that_is_killed_anywhere_goes_on() {
-    let file = |name: &str, c: &str| format!("f 0755 0:0 {name} {}", c.repeat(100_000));
-    let (a, b, c) = (file("app", "a"), file("b", "b"), file("c", "c"));
-    let layers = layers! { a.as_str(), "--", b.as_str(), "--", c.as_str() };
-    let image = Image::new(layers).config(Config::new().cmd(&["/app"]));
+    let image = image();
     let fake = Fake::honest(&image);
     let total: u64 = image.blobs()[1..].iter().map(|blob| blob.bytes.len() as u64).sum();
     let pull = |env: &TestEnv| env.eif(&["pcr", &fake.image(), "--kernel", "kernel"]).success();

@@ -255,6 +255,8 @@ impl Exchange<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn challenge(values: &[&'static str]) -> Option<Challenge> {
@@ -263,6 +265,17 @@ mod tests {
             headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(value));
         }
         Challenge::of(&headers)
+    }
+
+    proptest! {
+        #[test]
+        fn prop_any_demand_is_read_or_passed_over(text in "(Basic|Bearer|x)?[ -~]{0,60}") {
+            let mut headers = HeaderMap::new();
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_str(&text).unwrap());
+            if let Some(Challenge::Bearer(bearer)) = Challenge::of(&headers) {
+                prop_assert!(text.to_ascii_lowercase().contains("realm") && bearer.realm.len() < text.len());
+            }
+        }
     }
 
     #[test]

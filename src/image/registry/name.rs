@@ -68,6 +68,8 @@ fn ipv6(text: &str) -> Option<(Ipv6Addr, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn full(text: &str) -> String {
@@ -94,6 +96,15 @@ mod tests {
             assert_eq!(full(&long), long, "a full name is its own full name");
         }
         assert_eq!(Name::parse("a.b/app:v1").unwrap().pinned(&digest), format!("a.b/app@{digest}"));
+    }
+
+    proptest! {
+        #[test]
+        fn prop_a_full_name_reads_as_itself(text in "(\\[::1\\]|[a-z0-9.]{1,8})?(:[0-9]{1,4})?[a-z0-9./:@_-]{0,40}") {
+            if let Ok(name) = Name::parse(&text) {
+                prop_assert_eq!(Name::parse(&name.to_string()).unwrap(), name);
+            }
+        }
     }
 
     #[test]
