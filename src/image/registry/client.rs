@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use super::super::{Access, Credentials, Error};
 use super::endpoint::{Endpoint, Scheme, is_loopback};
 use super::refused::{Kind, Refused, said};
-use super::{Network, after};
+use super::{Network, after, auth};
 use crate::escaped;
 
 /// Redirects that are followed for one answer.
@@ -114,12 +114,12 @@ impl Http {
     pub(super) fn get(&self, ask: &Ask<'_>) -> Result<Answer, Trouble> {
         let mut renewed = false;
         loop {
-            let authorization = super::auth::current(ask.endpoint);
+            let authorization = auth::current(ask.endpoint);
             let answer = self.ask_home(ask, authorization.as_ref())?;
             if answer.response.status() != StatusCode::UNAUTHORIZED || !answer.home || renewed {
                 return self.judge(ask, answer);
             }
-            super::auth::renew(self, ask, &answer.response, authorization)?;
+            auth::renew(self, ask, &answer.response, authorization)?;
             renewed = true;
         }
     }
@@ -191,7 +191,8 @@ impl Http {
             return Err(refuse(format!("a redirect from https to {}://{host}", url.scheme())));
         }
         if !self.permits(&url) {
-            return Err(refuse(format!("a redirect to {}://{host}, which --insecure would permit", url.scheme())));
+            let way = if url.scheme() == "http" { ", which --insecure would permit" } else { "" };
+            return Err(refuse(format!("a redirect to {}://{host}{way}", url.scheme())));
         }
         let _ = url.set_username("");
         let _ = url.set_password(None);
@@ -274,7 +275,7 @@ impl Http {
         let wait = answer.response.headers().get(RETRY_AFTER).and_then(after::pause);
         let host = answer.response.url().host_str().map(|host| escaped(host.as_bytes())).unwrap_or_default();
         let body = self.body(ask, answer.response, WORDS_LIMIT).unwrap_or_default();
-        let said = said(&body, &super::auth::secrets(ask.endpoint)).map(|words| format!(": {words}"));
+        let said = said(&body, &auth::secrets(ask.endpoint)).map(|words| format!(": {words}"));
         let from = if answer.home { String::new() } else { format!("redirected to {host}: ") };
         let why = format!("{from}HTTP {status}{}", said.unwrap_or_default());
         let blob = ask.path.starts_with("blobs/");
@@ -283,7 +284,7 @@ impl Http {
             // A signed URL of a storage that has expired: the registry gives another.
             400 | 401 | 403 | 404 | 410 if !answer.home => Trouble::Passing(ask.refused(Kind::Status, why), wait),
             401 | 403 => {
-                let hints = super::auth::tried(ask.endpoint);
+                let hints = auth::tried(ask.endpoint);
                 Error::from(Refused { hints, ..ask.refused(Kind::Auth, why) }).into()
             }
             404 if blob => Error::from(ask.refused(Kind::MissingBlob, why)).into(),

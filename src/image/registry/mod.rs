@@ -52,7 +52,8 @@ const PARALLEL: usize = 4;
 /// Silence that is borne.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How registries are reached.
+/// How registries are reached. Proxies are those of HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and none for this machine: they
+/// decide the way of the bytes, and the digest decides the bytes.
 #[derive(Debug, Clone)]
 pub struct Network {
     /// A file in PEM with authorities that are trusted beside the system's.
