@@ -419,6 +419,15 @@ fn exactly_one_way_to_sign_is_chosen() {
     let _ = env.eif(&["sign", "app.eif", "--private-key", "c.key"]).code(2);
 }
 
+#[cfg(not(feature = "kms"))]
+#[test]
+fn a_key_in_kms_needs_the_feature() {
+    let env = world();
+    let arn = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+    let sign = env.eif(&["sign", "app.eif", "--signing-certificate", "c.pem", "--private-key", arn]);
+    let _ = sign.refused("E-kms").says("the feature `kms`").says("--features kms");
+}
+
 /// A file with `cbor` as its signature section.
 fn with_section(cbor: &[u8], ramdisks: usize) -> Vec<u8> {
     let unsigned = made(ramdisks);
