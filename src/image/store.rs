@@ -21,7 +21,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
@@ -29,6 +29,8 @@ use super::{Digest, Error};
 
 /// Bytes that are hashed at a time.
 const CHUNK: usize = 256 << 10;
+/// How long to wait before the next look whether another process has finished.
+const WAIT: Duration = Duration::from_millis(20);
 /// How the folder of a private store begins; see [`Store::temporary`].
 const PRIVATE: &str = "eif-store-";
 
@@ -164,11 +166,22 @@ impl Store {
             }
             let options = fs::File::options().read(true).write(true).create(true).truncate(false).open(&path);
             let file = options.map_err(failed("opening", &path))?;
-            file.lock().map_err(failed("locking", &path))?;
-            // Whoever had the lock may have finished or removed what was waited for.
-            if names(&path, &file) {
-                return Partial::resume(self.clone(), *digest, size, file);
+            match file.try_lock() {
+                // Whoever had the lock may have finished or removed what was opened here.
+                Ok(()) if !names(&path, &file) => {}
+                Ok(()) => return self.locked(*digest, size, file),
+                // Not waited for in the system: a finished blob keeps the lock of the unfinished one, as a reader's.
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(WAIT),
+                Err(fs::TryLockError::Error(source)) => return Err(failed("locking", &path)(source)),
             }
+        }
+    }
+
+    /// The blob may have been finished between the look for it and the lock; then the file is a new one.
+    fn locked(&self, digest: Digest, size: u64, file: fs::File) -> Result<Slot, Error> {
+        match self.get(&digest)? {
+            Some(finished) => removed(&self.partial(&digest)).map(|()| Slot::Finished(finished)),
+            None => Partial::resume(self.clone(), digest, size, file),
         }
     }
 
@@ -340,11 +353,12 @@ impl Partial {
         self.name()
     }
 
-    /// The rename. The file is opened before the lock goes, so that nobody prunes it in between.
-    fn name(&self) -> Result<fs::File, Error> {
+    /// The rename. The writer's lock becomes that of a reader, so that nobody prunes the blob in between.
+    fn name(&mut self) -> Result<fs::File, Error> {
         let (from, to) = (self.store.partial(&self.digest), self.store.finished(&self.digest));
         fs::rename(&from, &to).map_err(failed("renaming", &from))?;
-        fs::File::open(&to).map_err(failed("opening", &to))
+        let _ = self.file.try_lock_shared();
+        self.file.rewind().and_then(|()| self.file.try_clone()).map_err(failed("opening", &to))
     }
 
     fn got(&self) -> Digest {

@@ -1,7 +1,6 @@
 //! What the store promises, one process; several are in tests/store.rs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -195,6 +194,31 @@ fn threads_that_want_the_same_blob_bring_it_once() {
         }
     });
     assert_eq!(brought.into_inner(), SIZE as u64);
+}
+
+/// Whoever reads a blob has a lock on it, and may wait for the reader of another one.
+#[test]
+fn a_reader_is_in_nobodys_way() {
+    let (folder, store) = store();
+    let (digest, bytes) = blob(1);
+    let mut writer = partial(&store, &digest);
+    writer.append(&bytes).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    for _ in 0..4 {
+        let (sender, store) = (sender.clone(), Store::open(&folder.path().join("blobs"), None).unwrap());
+        std::thread::spawn(move || {
+            let Slot::Finished(file) = store.begin(&digest, SIZE as u64).unwrap() else { panic!("not finished") };
+            sender.send(file).unwrap();
+        });
+    }
+    assert!(receiver.recv_timeout(WAIT * 5).is_err(), "they wait");
+    let finished = writer.finish().unwrap();
+    let read: Vec<fs::File> = (0..4).map(|_| receiver.recv_timeout(Duration::from_secs(60)).unwrap()).collect();
+    assert_eq!(store.prune(0, true).unwrap().blobs, 0);
+    drop(read);
+    assert_eq!(store.prune(0, true).unwrap().blobs, 0, "the writer reads on");
+    assert_eq!(content(finished), bytes);
+    assert_eq!(store.prune(0, true).unwrap().blobs, 1);
 }
 
 #[test]
