@@ -164,15 +164,20 @@ impl Image {
         self.files.fetch(&wanted, progress)
     }
 
-    /// Gets layer `index` once more if `error`, which stands for what reading it gave, is that of damaged bytes and the
-    /// image has a place to get it from; tells whether it did.
+    /// Gets layer `index` once more if `error`, which stands for what reading it gave, is that of damaged bytes, or of a
+    /// blob that others have removed since, and the image has a place to get it from; tells whether it did.
     ///
     /// # Errors
     /// As [`Image::fetch`].
     pub fn fetch_again(&self, index: usize, error: &Error, progress: &dyn Progress) -> Result<bool, Error> {
-        let damaged =
-            matches!(error, Error::DigestMismatch { .. } | Error::SizeMismatch { .. } | Error::TooLong { .. });
-        match self.wanted(index).filter(|_| damaged) {
+        let curable = matches!(
+            error,
+            Error::DigestMismatch { .. }
+                | Error::SizeMismatch { .. }
+                | Error::TooLong { .. }
+                | Error::MissingBlob { .. }
+        );
+        match self.wanted(index).filter(|_| curable) {
             Some(wanted) => self.files.fetch_again(&wanted, progress),
             None => Ok(false),
         }
