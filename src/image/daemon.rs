@@ -239,6 +239,10 @@ impl Connection {
                 let help = format!("become a member of the group {group} (as good as root here), or run as its owner");
                 (format!("permission denied; the socket is for the group {group}"), Some(help))
             }
+            _ if is_tls(error) => {
+                let help = "check ca.pem, cert.pem and key.pem in the folder of DOCKER_CERT_PATH".to_owned();
+                (format!("no trust in TLS: {}", innermost(error)), Some(help))
+            }
             _ if error.is_timeout() => ("it does not answer".to_owned(), None),
             _ if error.is_connect() => (innermost(error), Some(start)),
             _ => (format!("the connection was cut: {}", innermost(error)), None),
@@ -261,6 +265,19 @@ impl std::fmt::Display for Place {
 /// The operating system's part of an error.
 fn io_kind(error: &reqwest::Error) -> Option<io::ErrorKind> {
     causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).last().map(io::Error::kind)
+}
+
+/// Whether one side of TLS did not trust the other.
+fn is_tls(error: &reqwest::Error) -> bool {
+    causes(error).any(|cause| carried(cause).is::<rustls::Error>())
+}
+
+/// What an I/O error carries, which is none of its sources.
+fn carried<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => carried(inner),
+        None => error,
+    }
 }
 
 fn innermost(error: &reqwest::Error) -> String {
