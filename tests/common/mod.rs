@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file includes all of it and uses a part")]
 
 pub mod boot;
+pub mod engine;
 pub mod layers;
 pub mod registry;
 
