@@ -8,12 +8,13 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/eif-tools/cargo-deny-$(DENY_VERSION)
 
-.PHONY: help hello test packages fmt lint deny unit boot kernel debian
+.PHONY: help hello test packages fmt lint deny unit boot kernel debian kms fuzz bench
 
 help:
 	@echo 'make hello   build eif, its kernel and hello.eif, and boot it'
 	@echo 'make test    everything that must hold: format, lints, licences, all tests (boots included)'
-	@echo 'make fmt | lint | deny | unit | boot | kernel   parts of it'
+	@echo 'make fmt | lint | deny | unit | boot | kernel | kms | fuzz   parts of it'
+	@echo 'make bench   how fast it is'
 
 # Command one.
 hello: packages
@@ -27,6 +28,24 @@ hello: packages
 # Command two.
 test: packages lint deny kernel debian
 	cargo test --locked --workspace
+	@$(MAKE) kms
+	@$(MAKE) fuzz FUZZ_SECONDS=10
+
+# Keys in AWS KMS, which moto plays. The feature is off elsewhere: AWS's SDK takes minutes to compile.
+kms:
+	MOTO_SERVER="$$(sh .ci/moto)" cargo test --locked --package eif --features kms --test kms
+
+# Each parser of foreign bytes, for so many seconds. A change of a parser deserves 600.
+FUZZ_SECONDS := 600
+fuzz:
+	bash .ci/fuzz $(FUZZ_SECONDS)
+
+# How fast a build is, against a floor measured beside it: docs/speed.md. Needs root, for the owners in its images.
+bench:
+	cargo build --release --locked --package eif --package eif-benches --bin eif --bin eif-bench
+	'$(TARGET)/release/eif-bench' algorithms
+	'$(TARGET)/release/eif-bench' build middle --peers
+	'$(TARGET)/release/eif-bench' build large --peers
 
 packages:
 	@sh .ci/install-packages
