@@ -23,7 +23,7 @@ use crate::rootfs::{self, Loaded, Overrides, Tree, docker};
 use crate::{Arch, Progress, Refusal, Warning, init, kernel};
 
 pub use lock::Lock;
-pub use record::{Module, Record};
+pub use record::{Module, Record, Rootfs};
 
 /// A kernel, an init or a module may be this large, in bytes: they are held in memory.
 const BLOB_LIMIT: u64 = 256 << 20;
@@ -282,7 +282,7 @@ fn assemble<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress) -> Re
 fn assemble_image<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress) -> Result<(W, Report), Error> {
     let image = Image::open(&plan.reference, &plan.platform, &plan.access)?;
     let boot = boot(plan)?;
-    let Loaded { mut tree, spools, mut warnings } = rootfs::load(&image, &plan.layers, progress)?;
+    let Loaded { mut tree, spools, diff_ids, mut warnings } = rootfs::load(&image, &plan.layers, progress)?;
     warnings.extend(boot.warnings.iter().cloned());
     warnings.extend(mount_points(&mut tree)?);
     let (process, notes) = rootfs::resolve(&image.config, &plan.overrides, &mut tree, &spools)?;
@@ -292,7 +292,7 @@ fn assemble_image<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress)
     }
     warnings.extend(rootfs::lint(&tree, &spools, &image, plan.mtime == Mtime::Zero)?);
     strictly(plan, &warnings)?;
-    let record = Record::new(plan, &boot, &image, &process);
+    let record = Record::new(plan, &boot, (&image, diff_ids), &process);
     let app = Application { tree: &tree, spools: &spools, process: &process, mtime: plan.mtime };
     finish(plan, &image, boot, record, &Ramdisks::Own(app), warnings, out, progress)
 }

@@ -10,7 +10,7 @@ use common::TestEnv;
 use common::layers::layers_strategy;
 use eif::Silent;
 use eif::image::{Access, Image as Opened, Platform, Reference, Store};
-use eif::rootfs::{Error, Inode, Kind, Limits, Loaded, Options, Tree, load};
+use eif::rootfs::{Error, Inode, Kind, Loaded, Options, Tree, load};
 use eif_testdata::{Compression, DockerArchive, Image, Layer, Model, OciLayout, escape, layers, sha256};
 use proptest::prelude::*;
 
@@ -18,7 +18,7 @@ fn loaded(reference: &str, work: &Path) -> Result<Loaded, Error> {
     let reference = Reference::parse(reference.as_ref()).unwrap();
     let access = Access::new(Store::open(&work.join("blobs"), None).unwrap(), work.to_owned());
     let image = Opened::open(&reference, &Platform::default(), &access).unwrap();
-    let options = Options { limits: Limits::default(), threads: 2, scratch: work.to_owned(), strict: false };
+    let options = Options::new(work);
     load(&image, &options, &Silent)
 }
 

@@ -95,7 +95,8 @@ pub(super) fn assemble<W: Write + Seek>(
     warnings.extend(unstable(plan, &exported)?);
     warnings.extend(lost(&image.config, &container, &exported));
     strictly(plan, &warnings)?;
-    let record = Record::new(plan, &boot, &image, &process(cmd, &image.config));
+    let diff_ids = image.layers().iter().filter_map(|layer| layer.diff_id).collect();
+    let record = Record::new(plan, &boot, (&image, diff_ids), &process(cmd, &image.config));
     finish(plan, &image, boot, record, &Ramdisks::Linuxkit(exported), warnings, out, progress)
 }
 

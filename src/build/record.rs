@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{Boot, Plan, Profile};
-use crate::image::{Digest, Image, Platform, Process};
+use crate::image::{Digest, Image, Origin, Platform, Process};
 use crate::initramfs::{Compress, Mtime};
 use crate::rootfs::Overrides;
 use crate::rootfs::docker::Store;
@@ -22,7 +22,9 @@ pub struct Record {
     pub cmdline: String,
     /// Of the ramdisks.
     pub compress: Compress,
-    /// The digests of the image's uncompressed layers, lowest first.
+    /// The digests of the image's uncompressed layers, lowest first; of a plain tar, its own. A plain directory has
+    /// none: one of a tar that eif makes of it would depend on times and owners that do not reach the ramdisk, and the
+    /// file is to be a function of the tree.
     pub diff_ids: Vec<Digest>,
     /// For nitro-cli's layout: where its Docker keeps layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,8 +47,21 @@ pub struct Record {
     /// Whose layout the file has. Left out where it is ours.
     #[serde(default, skip_serializing_if = "Profile::is_own")]
     pub profile: Profile,
+    /// Where the root file system comes from, if it is from no image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<Rootfs>,
     /// The version of `eif`.
     pub version: String,
+}
+
+/// A root file system that comes from no image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rootfs {
+    /// A directory or a tar.
+    pub from: Origin,
+    /// Whether its owners count, and not everything is root's.
+    pub keep_owners: bool,
 }
 
 /// A kernel module.
@@ -60,15 +75,17 @@ pub struct Module {
 }
 
 impl Record {
-    pub(super) fn new(plan: &Plan, boot: &Boot, image: &Image, process: &Process) -> Self {
+    /// `diff_ids` are of the image's layers, as they were read.
+    pub(super) fn new(plan: &Plan, boot: &Boot, (image, diff_ids): (&Image, Vec<Digest>), process: &Process) -> Self {
         let sha256 = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
         let module = |(name, bytes): &(String, Vec<u8>)| Module { name: name.clone(), sha256: sha256(bytes) };
         let nitro_cli = !plan.profile.is_own();
+        let rootfs = Rootfs { from: image.origin, keep_owners: plan.layers.keep_owners };
         Self {
             accept_unstable_times: nitro_cli && plan.accept_unstable_times,
             cmdline: boot.cmdline.clone(),
             compress: plan.compress,
-            diff_ids: image.layers().iter().map(|layer| layer.diff_id).collect(),
+            diff_ids: if image.origin == Origin::Directory { Vec::new() } else { diff_ids },
             docker_store: nitro_cli.then_some(plan.docker_store),
             init_sha256: sha256(&boot.init),
             kernel_sha256: sha256(&boot.kernel),
@@ -78,6 +95,7 @@ impl Record {
             platform: plan.platform,
             process: process.clone(),
             profile: plan.profile,
+            rootfs: image.origin.is_plain().then_some(rootfs),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

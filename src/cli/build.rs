@@ -25,10 +25,12 @@ use super::ui::Ui;
   eif build oci:layout:v1 -o app.eif --cmd serve --cmd --port=80 --user 1000:1000
   eif build oci:layout:v1 -o app.eif --lock eif.lock
   eif build oci:layout:v1 -o app.eif --locked
-  eif build docker-archive:app.tar -o app.eif --signing-certificate cert.pem --private-key key.pem")]
+  eif build docker-archive:app.tar -o app.eif --signing-certificate cert.pem --private-key key.pem
+  eif build rootfs:result/ -o app.eif --entrypoint /bin/app --env MODE=prod")]
 pub struct Args {
     /// The image: [docker://]NAME[:TAG|@DIGEST] in a registry, docker-daemon:NAME[:TAG] in a Docker engine,
-    /// oci:PATH[:TAG|@DIGEST], oci-archive:PATH[:TAG] or docker-archive:PATH[:NAME]; PATH `-` is stdin
+    /// oci:PATH[:TAG|@DIGEST], oci-archive:PATH[:TAG], docker-archive:PATH[:NAME]; or rootfs:PATH, a plain directory or
+    /// tar whose process --entrypoint, --cmd, --env, --user and --workdir name. PATH `-` is stdin
     image: OsString,
     /// The file to write
     #[arg(long, short, value_name = "FILE")]
@@ -103,6 +105,9 @@ pub struct BuildOptions {
     /// JSON object to carry in the metadata, which are not measured
     #[arg(long, value_name = "FILE")]
     metadata: Option<PathBuf>,
+    /// Keep the owners that rootfs:PATH has; without it everything in it is root's
+    #[arg(long)]
+    keep_owners: bool,
     /// Refuse what would be a warning with a code E-…
     #[arg(long)]
     strict: bool,
@@ -251,6 +256,9 @@ impl BuildOptions {
         let platform: Platform =
             self.platform.parse().map_err(|error: eif::image::Error| Failure::usage(error.to_string()))?;
         let reference = Reference::parse(image)?;
+        if self.keep_owners && !matches!(reference, Reference::Rootfs { .. }) {
+            return Err(Failure::usage("--keep-owners is for rootfs:PATH; the owners of an image are kept anyway"));
+        }
         for item in &self.env {
             if !item.contains('=') || item.starts_with('=') {
                 let help = "variables of this shell are not passed on, since the result would depend on them";
@@ -302,7 +310,7 @@ impl BuildOptions {
             image_version: self.image_version,
             custom: self.metadata.as_deref().map(environment::json_file).transpose()?,
             epoch,
-            layers: Options { limits, threads, scratch, strict: self.strict },
+            layers: Options { limits, threads, scratch, strict: self.strict, keep_owners: self.keep_owners },
             access,
             cache: environment::cache_if_any(),
             lock: None,

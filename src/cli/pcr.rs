@@ -18,7 +18,7 @@ use super::sign;
 use super::ui::Ui;
 
 /// Transports that a file name is not taken for.
-const TRANSPORTS: [&str; 5] = ["docker://", "docker-daemon:", "docker-archive:", "oci:", "oci-archive:"];
+const TRANSPORTS: [&str; 6] = ["docker://", "docker-daemon:", "docker-archive:", "oci:", "oci-archive:", "rootfs:"];
 
 /// Print the PCRs of an .eif or of what an image would build to, or the one PCR that a file, certificate, role or
 /// instance gives.

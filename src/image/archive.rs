@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::config::Parsed;
 use super::manifest::{self, json, named, words};
-use super::{Compression, Digest, Error, File, Files, Image, JSON_LIMIT, Layer, Platform, Selector, Verified};
+use super::{Compression, Digest, Error, File, Files, Image, JSON_LIMIT, Layer, Origin, Platform, Selector, Verified};
 
 /// Members of an archive; one image has a few per layer.
 const MEMBER_LIMIT: usize = 100_000;
@@ -45,8 +45,7 @@ impl Archive {
         let label = if path.as_os_str() == "-" { "stdin".to_owned() } else { path.display().to_string() };
         let io = |source| Error::Io { what: label.clone(), source };
         let spool = Spool { scratch, limit, label: &label };
-        let mut file =
-            if path.as_os_str() == "-" { spool.fill(&mut io::stdin().lock())? } else { spool.regular(path)? };
+        let mut file = spool.open(path)?;
         let mut magic = [0; 6];
         let count = file.read_at(&mut magic, 0).map_err(io)?;
         match Compression::of(magic.get(..count).unwrap_or_default()) {
@@ -82,13 +81,21 @@ impl Archive {
 }
 
 /// Where streams go that cannot be read by offset.
-struct Spool<'a> {
-    scratch: &'a Path,
-    limit: u64,
-    label: &'a str,
+pub(super) struct Spool<'a> {
+    /// The folder of temporary files.
+    pub(super) scratch: &'a Path,
+    /// Bytes that they may have.
+    pub(super) limit: u64,
+    /// The stream's name in messages.
+    pub(super) label: &'a str,
 }
 
 impl Spool<'_> {
+    /// The file at `path`, or stdin for `-`, as one that can be read by offset.
+    pub(super) fn open(&self, path: &Path) -> Result<fs::File, Error> {
+        if path.as_os_str() == "-" { self.fill(&mut io::stdin().lock()) } else { self.regular(path) }
+    }
+
     /// A file that can be read by offset: the file itself, or the spooled bytes of a pipe.
     fn regular(&self, path: &Path) -> Result<fs::File, Error> {
         let io = |source| Error::Io { what: self.label.to_owned(), source };
@@ -205,7 +212,7 @@ impl Files for Archive {
             match self.members.get(&name) {
                 None => return Ok(None),
                 Some(Member::File { offset, size }) => {
-                    let bytes = Box::new(Range { file: &self.file, at: *offset, left: *size });
+                    let bytes = Box::new(Range::new(&self.file, *offset, *size));
                     return Ok(Some(File { bytes, size: *size }));
                 }
                 Some(Member::Link(target)) => name.clone_from(target),
@@ -218,10 +225,17 @@ impl Files for Archive {
 
 /// Reads a range of a file by offset, so that several threads can share the file. Where the archive is cut off it
 /// ends early, and whoever checks the size says so.
-struct Range<'a> {
+pub(super) struct Range<'a> {
     file: &'a fs::File,
     at: u64,
     left: u64,
+}
+
+impl<'a> Range<'a> {
+    /// `size` bytes from `offset`.
+    pub(super) fn new(file: &'a fs::File, offset: u64, size: u64) -> Self {
+        Self { file, at: offset, left: size }
+    }
 }
 
 impl Read for Range<'_> {
@@ -357,11 +371,18 @@ fn from_saved(archive: Archive, saved: &Saved, platform: &Platform) -> Result<Im
             let what = format!("layer {}/{} (`{name}`)", index.saturating_add(1), names.len());
             return Err(Error::MissingBlob { what });
         }
-        layers.push(Layer { name: name.clone(), blob: None, foreign: false, diff_id, compression: None });
+        layers.push(Layer {
+            name: name.clone(),
+            blob: None,
+            foreign: false,
+            diff_id: Some(diff_id),
+            compression: None,
+        });
     }
     let config = config.into_config();
     let files = Box::new(archive);
-    Ok(Image { manifest_digest: None, platform: *platform, config, pin: None, layers, files })
+    let origin = Origin::Image;
+    Ok(Image { manifest_digest: None, platform: *platform, origin, config, pin: None, layers, files })
 }
 
 /// The digest that a config's name in the archive is: `HEX.json`, or `blobs/sha256/HEX`.

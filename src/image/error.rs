@@ -1,10 +1,11 @@
 //! Every way in which an image is refused before its layers are looked into.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::{Digest, Refused};
-use crate::Refusal;
+use crate::{Refusal, escaped};
 
 /// Why an image cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -214,6 +215,20 @@ pub enum Error {
         /// diff_ids in the config.
         config: usize,
     },
+    /// Something in a plain directory that no image can hold.
+    #[error("{}: {what}", escaped(.path.as_os_str().as_bytes()))]
+    UnsupportedEntry {
+        /// The thing.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A file in a plain directory that does not stay as it is.
+    #[error("{}: the file changed while it was read", escaped(.path.as_os_str().as_bytes()))]
+    FileChanged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file with logins that the user names, and that cannot be used.
     #[error("{}: {why}", .path.display())]
     AuthFile {
@@ -260,6 +275,8 @@ impl Refusal for Error {
             Error::BlobDigest { .. } => "E-digest",
             Error::BlobSize { .. } => "E-size",
             Error::LayerCount { .. } => "E-layer-count-mismatch",
+            Error::UnsupportedEntry { .. } => "E-unsupported-entry",
+            Error::FileChanged { .. } => "E-file-changed",
             Error::AuthFile { .. } => "E-auth-file",
             Error::CredentialHelper { .. } => "E-credential-helper",
         }
@@ -268,8 +285,8 @@ impl Refusal for Error {
     fn help(&self) -> Vec<String> {
         let line = match self {
             Error::Reference { .. } => {
-                "use docker://NAME[:TAG|@DIGEST], docker-daemon:NAME, docker-archive:PATH[:NAME], oci:PATH[:TAG] or \
-                 oci-archive:PATH[:TAG]"
+                "use docker://NAME[:TAG|@DIGEST], docker-daemon:NAME, docker-archive:PATH[:NAME], oci:PATH[:TAG], \
+                 oci-archive:PATH[:TAG] or rootfs:PATH"
             }
             Error::EngineHost { .. } => {
                 "use unix:///PATH or tcp://HOST:PORT; for ssh: `ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock HOST`"
@@ -301,6 +318,8 @@ impl Refusal for Error {
                 "the other side or something on the way to it gave wrong bytes; try again, or try a mirror"
             }
             Error::LayerCount { .. } => "the image is damaged or was made by a broken tool; fetch it again",
+            Error::UnsupportedEntry { .. } => "remove it from the directory",
+            Error::FileChanged { .. } => "build again when nothing writes to the directory any more",
             Error::AuthFile { .. } => {
                 "name a file that `podman login` or `docker login` wrote, or unset REGISTRY_AUTH_FILE"
             }

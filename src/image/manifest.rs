@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::config::Parsed;
 use super::{
-    Compression, Digest, Error, Files, Image, JSON_LIMIT, Layer, Platform, Selector, Verified, Wanted, WantedKind,
+    Compression, Digest, Error, Files, Image, JSON_LIMIT, Layer, Origin, Platform, Selector, Verified, Wanted,
+    WantedKind,
 };
 use crate::Silent;
 
@@ -259,8 +260,8 @@ fn from_manifest(files: Box<dyn Files>, chosen: Chosen, platform: &Platform) -> 
         .map(|(index, (descriptor, diff_id))| layer(descriptor, diff_id, index, count))
         .collect::<Result<Vec<_>, _>>()?;
     let manifest_digest = Some(chosen.digest);
-    let config = chosen.config.into_config();
-    Ok(Image { manifest_digest, platform: *platform, config, pin: None, layers, files })
+    let (origin, config) = (Origin::Image, chosen.config.into_config());
+    Ok(Image { manifest_digest, platform: *platform, origin, config, pin: None, layers, files })
 }
 
 fn layer(descriptor: &Descriptor, diff_id: Digest, index: usize, count: usize) -> Result<Layer, Error> {
@@ -270,7 +271,13 @@ fn layer(descriptor: &Descriptor, diff_id: Digest, index: usize, count: usize) -
     let media = descriptor.media_type().to_string();
     let compression = layer_compression(&media).ok_or_else(|| media_type(what.clone(), &media))?;
     let foreign = media.contains("nondistributable") || media.contains("foreign");
-    Ok(Layer { name, blob: Some((digest, descriptor.size())), foreign, diff_id, compression: Some(compression) })
+    Ok(Layer {
+        name,
+        blob: Some((digest, descriptor.size())),
+        foreign,
+        diff_id: Some(diff_id),
+        compression: Some(compression),
+    })
 }
 
 fn layer_compression(media: &str) -> Option<Compression> {

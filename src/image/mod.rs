@@ -10,15 +10,20 @@ mod credentials;
 mod daemon;
 mod digest;
 mod error;
+mod folder;
 mod layout;
 mod manifest;
+mod plain;
 mod platform;
+pub(crate) mod record;
 mod reference;
 mod registry;
 pub mod store;
 
 use std::io::Read;
 use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 pub use access::Access;
 pub use compression::Compression;
@@ -94,12 +99,33 @@ pub struct Image {
     pub manifest_digest: Option<Digest>,
     /// The platform that was asked for, and that the image's config runs on.
     pub platform: Platform,
+    /// What it was before it became an image.
+    pub origin: Origin,
     /// What the image's config says of the process.
     pub config: Config,
     /// Where the reference has a tag of a registry: the same name with the digest that the tag led to now.
     pub pin: Option<String>,
     layers: Vec<Layer>,
     files: Box<dyn Files>,
+}
+
+/// What an image was before it became one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// An image.
+    Image,
+    /// A plain directory: the only layer, and no config.
+    Directory,
+    /// A plain tar: the same.
+    Tar,
+}
+
+impl Origin {
+    /// Whether it has no config and no layer but the one.
+    pub fn is_plain(self) -> bool {
+        self != Origin::Image
+    }
 }
 
 /// A layer as the manifest names it.
@@ -110,8 +136,8 @@ pub struct Layer {
     /// Digest and size in bytes of the blob as it is stored, where the transport has a manifest that says so.
     blob: Option<(Digest, u64)>,
     foreign: bool,
-    /// Digest of the uncompressed tar, from the config.
-    pub diff_id: Digest,
+    /// Digest of the uncompressed tar, from the config; `None` where there is no config.
+    pub diff_id: Option<Digest>,
     /// What the media type says of the compression; `None` where there is no media type.
     pub compression: Option<Compression>,
 }
@@ -137,6 +163,7 @@ impl Image {
             Reference::DockerDaemon { name } => daemon::open(name, platform, access),
             Reference::DockerArchive { path, name } => archive::open_docker(archive(path)?, name.as_deref(), platform),
             Reference::Docker(name) => registry::open(name, platform, access),
+            Reference::Rootfs { path } => plain::open(path, platform, access),
         }
     }
 
@@ -145,11 +172,11 @@ impl Image {
         &self.layers
     }
 
-    /// How messages name layer `index`: `layer 2/5 (sha256:…)`.
+    /// How messages name layer `index`: `layer 2/5 (sha256:…)`, or the path of what is no image.
     pub fn layer_label(&self, index: usize) -> String {
         let name = match self.layers.get(index) {
-            Some(Layer { blob: Some((digest, _)), .. }) => digest.short(),
-            Some(layer) => layer.diff_id.short(),
+            Some(Layer { blob: Some((digest, _)), .. } | Layer { diff_id: Some(digest), .. }) => digest.short(),
+            Some(layer) => return layer.name.clone(),
             None => "?".to_owned(),
         };
         format!("layer {}/{} ({name})", index.saturating_add(1), self.layers.len())

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::{Digest, Error, Name};
 
 /// Transports of skopeo that this version does not have: a bare name that begins so is no name.
-const OTHERS: [&str; 7] = ["containers-storage", "dir", "http", "https", "ostree", "rootfs", "sif"];
+const OTHERS: [&str; 6] = ["containers-storage", "dir", "http", "https", "ostree", "sif"];
 
 /// An image reference. Paths are bytes: they need not be UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,11 @@ pub enum Reference {
     DockerDaemon {
         /// The image, in the engine's words.
         name: String,
+    },
+    /// `rootfs:PATH`: a plain directory, or a plain or compressed tar, as the root file system.
+    Rootfs {
+        /// The directory or the tar; `-` is stdin.
+        path: PathBuf,
     },
 }
 
@@ -75,6 +80,7 @@ impl Reference {
                 Ok(Self::DockerArchive { path, name })
             }
             b"docker-daemon" => engine_name(rest, &refuse).map(|name| Self::DockerDaemon { name }),
+            b"rootfs" => Ok(Self::Rootfs { path: PathBuf::from(OsStr::from_bytes(rest)) }),
             other => Err(refuse(&format!("`{}:` is no transport of this version", String::from_utf8_lossy(other)))),
         }
     }
@@ -88,7 +94,7 @@ impl Reference {
             Self::Oci { path, .. } => Some(Self::Oci { path: path.clone(), selector }),
             Self::OciArchive { path, .. } => Some(Self::OciArchive { path: path.clone(), selector }),
             Self::Docker(name) => Some(Self::Docker(Name { digest: Some(digest), ..name.clone() })),
-            Self::DockerArchive { .. } | Self::DockerDaemon { .. } => None,
+            Self::DockerArchive { .. } | Self::DockerDaemon { .. } | Self::Rootfs { .. } => None,
         }
     }
 }
@@ -99,7 +105,8 @@ fn registry_name(text: &[u8]) -> Option<&[u8]> {
         return Some(name);
     }
     let (transport, rest) = split_at_byte(text, b':').unwrap_or((text, b""));
-    let known = [&b"oci"[..], b"oci-archive", b"docker-archive", b"docker-daemon", b"docker"].contains(&transport);
+    let known =
+        [&b"oci"[..], b"oci-archive", b"docker-archive", b"docker-daemon", b"docker", b"rootfs"].contains(&transport);
     let named = known || OTHERS.iter().any(|other| other.as_bytes() == transport) || rest.starts_with(b"//");
     (!named || !text.contains(&b':')).then_some(text)
 }
@@ -176,6 +183,7 @@ mod tests {
             let parsed = parse(&format!("docker-daemon:{name}")).unwrap();
             assert_eq!(parsed, Reference::DockerDaemon { name: name.to_owned() });
         }
+        assert_eq!(parse("rootfs:dir:app").unwrap(), Reference::Rootfs { path: PathBuf::from("dir:app") });
     }
 
     #[test]
@@ -197,7 +205,7 @@ mod tests {
             "oci:dir:",
             "ftp://x",
             "docker:x",
-            "rootfs:x",
+            "rootfs:",
             "oci:dir@sha256:12",
             "docker://",
         ] {

@@ -126,6 +126,9 @@ pub enum EntryFault {
     /// A whiteout that would hit its own directory.
     #[error("a whiteout without a name, or something below a whiteout")]
     BadWhiteout,
+    /// A whiteout in something that is no layer.
+    #[error("names that begin with `.wh.` are marks of layers, and this is a plain root file system")]
+    Whiteout,
     /// A component longer than 255 bytes or a path longer than the kernel takes.
     #[error("the name is longer than the kernel unpacks ({0})")]
     NameTooLong(&'static str),
@@ -262,7 +265,7 @@ impl EntryFault {
             EntryFault::SymlinkParent(_) => "E-symlink-parent",
             EntryFault::Duplicate => "E-duplicate",
             EntryFault::HardLinkTarget { .. } => "E-hardlink-target",
-            EntryFault::BadWhiteout => "E-bad-whiteout",
+            EntryFault::BadWhiteout | EntryFault::Whiteout => "E-bad-whiteout",
             EntryFault::NameTooLong(_) => "E-name-too-long",
             EntryFault::SymlinkTooLong(_) => "E-symlink-too-long",
             EntryFault::SymlinkTargetEmpty => "E-symlink-target-empty",

@@ -103,6 +103,14 @@ pub(super) fn read<R: BufRead, C>(
     Ok(changes)
 }
 
+/// What an entry does where no layer is below: whiteouts have no place.
+pub(super) fn plain(entry: TarEntry, layer: u32, depth: usize) -> Result<Option<Change>, EntryFault> {
+    if entry.name.split(|byte| *byte == b'/').any(|part| part.starts_with(b".wh.")) {
+        return Err(EntryFault::Whiteout);
+    }
+    change(entry, layer, depth)
+}
+
 /// What an entry does; `None` for the bookkeeping of AUFS.
 pub(super) fn change(entry: TarEntry, layer: u32, depth: usize) -> Result<Option<Change>, EntryFault> {
     let path = normal(&entry.name)?;

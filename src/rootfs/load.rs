@@ -1,5 +1,6 @@
 //! The first pass: every layer read once, in parallel, then applied in order.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -44,6 +45,8 @@ pub struct Options {
     pub scratch: PathBuf,
     /// Warnings that have an `E-` code are errors.
     pub strict: bool,
+    /// What a plain directory or tar says of owners counts; else all is root's. An image's owners count always.
+    pub keep_owners: bool,
 }
 
 /// An image's layers as one file system.
@@ -53,6 +56,8 @@ pub struct Loaded {
     pub tree: Tree,
     /// The contents.
     pub spools: Spools,
+    /// SHA-256 of each layer's plain tar, lowest first. That of a plain directory is of a tar that nobody else has.
+    pub diff_ids: Vec<Digest>,
     /// What the user should know.
     pub warnings: Vec<Warning>,
 }
@@ -64,6 +69,7 @@ pub(super) type Outcome<C> = Result<Indexed<C>, Error>;
 pub(super) struct Indexed<C> {
     pub(super) changes: Vec<C>,
     pub(super) spool: File,
+    pub(super) diff_id: Digest,
     pub(super) warning: Option<Warning>,
 }
 
@@ -72,10 +78,11 @@ pub(super) struct Indexed<C> {
 /// # Errors
 /// The refusal of the lowest layer that has one; see [`Error`].
 pub fn load(image: &Image, options: &Options, progress: &dyn Progress) -> Result<Loaded, Error> {
-    let layers = read_all(image, options, layer::change, progress)?;
+    let meaning = if image.origin.is_plain() { layer::plain } else { layer::change };
+    let layers = read_all(image, options, meaning, progress)?;
     let mut tree = Tree::default();
     let mut warnings = Vec::new();
-    let mut files = Vec::new();
+    let (mut files, mut diff_ids) = (Vec::new(), Vec::new());
     for (index, layer) in layers.into_iter().enumerate() {
         let layer = layer?;
         let label = image.layer_label(index);
@@ -87,9 +94,25 @@ pub fn load(image: &Image, options: &Options, progress: &dyn Progress) -> Result
             warnings.push(judge(note, &label, options.strict)?);
         }
         files.push(layer.spool);
+        diff_ids.push(layer.diff_id);
+    }
+    if image.origin.is_plain() && !options.keep_owners {
+        warnings.extend(disown(&mut tree));
     }
     debug_assert_eq!(tree.check(), Ok(()));
-    Ok(Loaded { tree, spools: Spools::new(files), warnings })
+    Ok(Loaded { tree, spools: Spools::new(files), diff_ids, warnings })
+}
+
+/// Gives everything to root. A directory that one user made says nothing by its owner; several owners may mean
+/// something, so that is told.
+fn disown(tree: &mut Tree) -> Option<Warning> {
+    let mut owners = BTreeSet::new();
+    for metadata in tree.all_metadata() {
+        owners.insert((metadata.uid, metadata.gid));
+        (metadata.uid, metadata.gid) = (0, 0);
+    }
+    let text = format!("{} different owners become root; --keep-owners keeps them", owners.len());
+    (owners.len() > 1).then(|| Warning::new("W-owners", text))
 }
 
 fn judge(note: Note, label: &str, strict: bool) -> Result<Warning, Error> {
@@ -165,7 +188,7 @@ fn read_sound<C>(
 
 /// A decoder may stumble over a damaged blob before its digest is known: then the digest is what is wrong.
 fn blame(image: &Image, index: usize, error: Error) -> Error {
-    let damaged = matches!(error, Error::Stream { .. } | Error::Entry { .. });
+    let damaged = !image.origin.is_plain() && matches!(error, Error::Stream { .. } | Error::Entry { .. });
     let Some(mut blob) = image.open_layer(index).ok().filter(|_| damaged) else { return error };
     match io::copy(&mut blob, &mut io::sink()).map_err(|other| image::Error::from_io(other, "")) {
         Ok(_) | Err(image::Error::Io { .. }) => error,
@@ -185,7 +208,7 @@ fn read_layer<C>(
     let stored = Counted { inner: image.open_layer(index)?, progress };
     let declared = image.layers().get(index).and_then(|layer| layer.compression);
     let (format, plain) = decoded(stored, &label)?;
-    let diff_id = image.layers().get(index).map(|layer| layer.diff_id);
+    let diff_id = image.layers().get(index).and_then(|layer| layer.diff_id);
     let spool_failed = |source| Error::Spool { place: options.scratch.display().to_string(), source };
     let spool = tempfile::tempfile_in(&options.scratch).map_err(spool_failed)?;
     let explain = Explain { label: &label, format, options };
@@ -200,7 +223,7 @@ fn read_layer<C>(
     let warning = declared.filter(|declared| *declared != format).map(|declared| {
         Warning::new("W-media-type", format!("{label}: the media type says {declared}, the bytes are {format}"))
     });
-    Ok(Indexed { changes, spool, warning })
+    Ok(Indexed { changes, spool, diff_id: got, warning })
 }
 
 /// Tells the progress what is read.
@@ -221,9 +244,9 @@ impl<R: Read> Read for Counted<'_, R> {
 /// name, which may look like anything, so a header that is one is asked for first.
 fn decoded<'a>(mut stored: impl Read + Send + 'a, label: &str) -> Result<(Compression, Box<dyn Read + 'a>), Error> {
     let mut head = Vec::new();
-    let explain = |error| match image::Error::from_io(error, label) {
-        image::Error::Io { source, .. } => Error::Stream { layer: label.to_owned(), fault: StreamFault::Io(source) },
-        other => Error::Image(other),
+    let explain = |error: io::Error| match error.downcast::<image::Error>() {
+        Ok(carried) => Error::Image(carried),
+        Err(source) => Error::Stream { layer: label.to_owned(), fault: StreamFault::Io(source) },
     };
     (&mut stored).take(512).read_to_end(&mut head).map_err(explain)?;
     let refused = |name| Error::Stream { layer: label.to_owned(), fault: StreamFault::ForeignCompression(name) };
@@ -262,9 +285,9 @@ impl Explain<'_> {
         if error.get_ref().is_some_and(|inner| inner.is::<OverLimit>()) {
             return too_many_bytes(self.label, self.options);
         }
-        let source = match image::Error::from_io(error, self.label) {
-            image::Error::Io { source, .. } => source,
-            other => return Error::Image(other),
+        let source = match error.downcast::<image::Error>() {
+            Ok(carried) => return Error::Image(carried),
+            Err(source) => source,
         };
         let fault = match self.format {
             _ if source.raw_os_error().is_some() => StreamFault::Io(source),
@@ -289,6 +312,6 @@ pub(super) fn entry_error(image: &Image, layer: u32, entry: &[u8], fault: EntryF
 impl Options {
     /// Two threads, spools in `scratch`, the usual limits.
     pub fn new(scratch: &Path) -> Self {
-        Self { limits: Limits::default(), threads: 2, scratch: scratch.to_owned(), strict: false }
+        Self { limits: Limits::default(), threads: 2, scratch: scratch.to_owned(), strict: false, keep_owners: false }
     }
 }

@@ -153,6 +153,11 @@ impl Tree {
         self.inodes.get(id as usize)
     }
 
+    /// Who owns what, for all inodes.
+    pub(super) fn all_metadata(&mut self) -> impl Iterator<Item = &mut Metadata> {
+        self.inodes.iter_mut().map(|inode| &mut inode.metadata)
+    }
+
     pub(super) fn get_mut(&mut self, id: InodeId) -> Option<&mut Inode> {
         self.inodes.get_mut(id as usize)
     }

@@ -12,6 +12,7 @@ use crate::build::{self, Lock, Plan, Record, Report};
 use crate::eif::{Eif, Level, Measurements, Metadata, Pcr, Source, metadata};
 use crate::image::{Digest, Image, Reference};
 use crate::kernel::{self, Tell};
+use crate::rootfs;
 use crate::{Arch, Progress, Refusal, Warning, init};
 
 /// Bytes of two files that are compared at a time.
@@ -319,6 +320,10 @@ fn recorded(basis: &Basis, metadata: &Metadata, record: &Record) -> Plan {
         epoch: metadata::epoch(&metadata.build.time),
         signer: None,
         lock: None,
+        layers: rootfs::Options {
+            keep_owners: record.rootfs.as_ref().is_some_and(|rootfs| rootfs.keep_owners),
+            ..basis.plan.layers.clone()
+        },
         ..basis.plan.clone()
     }
 }

@@ -19,6 +19,7 @@ use tar::{Builder, EntryType};
 use super::Error;
 use super::contents::{Archive, body, open, path};
 use crate::eif::{Eif, Source};
+use crate::image::record::{Attribute, Record};
 use crate::initramfs::newc::{Entry, Reader, file_type};
 use crate::{Warning, escaped};
 
@@ -41,7 +42,7 @@ struct Shared {
 }
 
 /// Names and values of a path's attributes.
-type Attributes = BTreeMap<Vec<u8>, Vec<(String, Vec<u8>)>>;
+type Attributes = BTreeMap<Vec<u8>, Vec<Attribute>>;
 
 /// What the first reading finds.
 #[derive(Debug, Default)]
@@ -190,7 +191,7 @@ impl<W: Write> Tarball<W> {
         self.tar.append(&header, io::empty()).map_err(Error::Write)
     }
 
-    /// The header of an entry; what does not fit into it goes into PAX records, which are written before it.
+    /// Writes what stands before an entry's header, and gives the header.
     fn header(
         &mut self,
         name: &[u8],
@@ -198,30 +199,22 @@ impl<W: Write> Tarball<W> {
         entry: &Entry,
         kind: EntryType,
         size: u32,
-        xattrs: &[(String, Vec<u8>)],
+        xattrs: &[Attribute],
     ) -> io::Result<tar::Header> {
-        let mut records: Vec<(String, &[u8])> = Vec::new();
-        let mut header = tar::Header::new_ustar();
-        let ustar = header.as_ustar_mut().ok_or_else(|| io::Error::other("no ustar header"))?;
-        for (key, value, field) in [("path", name, &mut ustar.name), ("linkpath", link, &mut ustar.linkname)] {
-            if value.len() > field.len() {
-                records.push((key.to_owned(), value));
-            }
-            field.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
-        }
-        records.extend(xattrs.iter().map(|(key, value)| (format!("SCHILY.xattr.{key}"), &value[..])));
-        self.tar.append_pax_extensions(records.iter().map(|(key, value)| (key.as_str(), *value)))?;
         let fields = &entry.header;
-        header.set_entry_type(kind);
-        header.set_mode(fields.mode & 0o7777);
-        header.set_uid(u64::from(fields.uid));
-        header.set_gid(u64::from(fields.gid));
-        header.set_mtime(u64::try_from(fields.mtime).unwrap_or(0));
-        header.set_size(u64::from(size));
-        header.set_device_major(fields.device.0)?;
-        header.set_device_minor(fields.device.1)?;
-        header.set_cksum();
-        Ok(header)
+        let record = Record {
+            name,
+            kind,
+            link,
+            mode: fields.mode,
+            uid: fields.uid,
+            gid: fields.gid,
+            mtime: fields.mtime,
+            size: u64::from(size),
+            device: fields.device,
+            xattrs,
+        };
+        record.header(&mut self.tar)
     }
 }
 
@@ -229,8 +222,7 @@ fn attributes(bytes: &[u8]) -> Result<Attributes, Error> {
     let mut all = Attributes::new();
     for attribute in eif_init::xattrs::parse(bytes).map_err(|broken| Error::Xattrs(broken.to_string()))? {
         let attribute = attribute.map_err(|broken| Error::Xattrs(broken.to_string()))?;
-        let bad = || Error::Xattrs(format!("xattrs file: the name {} is no UTF-8", escaped(attribute.name.to_bytes())));
-        let name = attribute.name.to_str().map_err(|_| bad())?.to_owned();
+        let name = attribute.name.to_bytes().to_vec();
         all.entry(path(attribute.path.to_bytes())).or_default().push((name, attribute.value.to_vec()));
     }
     Ok(all)

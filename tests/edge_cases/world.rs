@@ -66,8 +66,8 @@ impl Ask {
         let store = Store::open(&scratch.join("blobs"), None)?;
         let access = Access { limit: self.limits.unpacked, ..Access::new(store, scratch.to_owned()) };
         let image = Opened::open(&reference, &platform, &access)?;
-        let options = Options { limits: self.limits, threads: 2, scratch: scratch.to_owned(), strict: self.strict };
-        let Loaded { mut tree, spools, mut warnings } = load(&image, &options, &Silent)?;
+        let options = Options { limits: self.limits, strict: self.strict, ..Options::new(scratch) };
+        let Loaded { mut tree, spools, diff_ids, mut warnings } = load(&image, &options, &Silent)?;
         assert_eq!(tree.check(), Ok(()));
         let process = match &self.process {
             None => None,
@@ -79,7 +79,7 @@ impl Ask {
         };
         warnings.extend(lint(&tree, &spools, &image, true)?);
         warnings.retain(|warning| warning.code != "W-no-localhost");
-        let loaded = Loaded { tree, spools, warnings };
+        let loaded = Loaded { tree, spools, diff_ids, warnings };
         let times = times(&loaded);
         Ok(Unpacked { tree: lines(&loaded), warnings: loaded.warnings, process, times })
     }
