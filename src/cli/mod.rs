@@ -4,6 +4,7 @@ mod attest;
 mod build;
 mod cache;
 mod diff;
+mod doctor;
 mod environment;
 mod extract;
 mod failure;
@@ -80,6 +81,7 @@ enum Command {
     Run(run::Args),
     Cache(cache::Args),
     Verify(Box<verify::Args>),
+    Doctor(doctor::Args),
     Completions(reference::Completions),
     Man(reference::Man),
 }
@@ -117,6 +119,7 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(args, ui),
         Command::Cache(args) => cache::run(args, ui),
         Command::Verify(args) => verify::run(*args, ui),
+        Command::Doctor(args) => doctor::run(args, ui),
         Command::Completions(args) => reference::completions(&args, ui),
         Command::Man(args) => reference::man(&args, ui),
     }

@@ -86,6 +86,17 @@ pub(super) fn open(name: &str, platform: &Platform, access: &Access) -> Result<I
 }
 
 impl Engine {
+    /// The socket where it listens; `None` when it is asked over the net.
+    ///
+    /// # Errors
+    /// [`Error::EngineHost`].
+    pub fn socket(&self) -> Result<Option<PathBuf>, Error> {
+        Ok(match self.place()? {
+            Place::Socket(path) => Some(path),
+            Place::Net(_) => None,
+        })
+    }
+
     fn place(&self) -> Result<Place, Error> {
         let Some(host) = &self.host else { return Ok(Place::Socket(SOCKET.into())) };
         let refuse = |why: &str| Error::EngineHost { host: host.clone(), why: why.to_owned() };

@@ -190,7 +190,7 @@ impl Machine {
     /// [`Guest::wait`].
     pub fn start(self, watcher: Watcher) -> Result<Guest, Error> {
         self.check_cmdline()?;
-        let program = require_programs(self.arch)?;
+        let program = program(self.arch)?;
         let config =
             Config { guest_cid: self.cid.into(), heartbeat: self.heartbeat, prefix: self.vsock_prefix.clone() };
         let vsock = Vsock::start(config).map_err(io_error("starting the vsock device"))?;
@@ -263,7 +263,11 @@ fn descriptor(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
-fn require_programs(arch: Arch) -> Result<&'static str, Error> {
+/// The emulator of an architecture. It and all that it is started with are in PATH.
+///
+/// # Errors
+/// [`Error::QemuMissing`], [`Error::SetprivMissing`], [`Error::Io`].
+pub fn program(arch: Arch) -> Result<&'static str, Error> {
     let (program, package) = match arch {
         Arch::X86_64 => ("qemu-system-x86_64", "qemu-system-x86"),
         Arch::Aarch64 => ("qemu-system-aarch64", "qemu-system-arm"),

@@ -60,6 +60,16 @@ impl AuthFile {
         &self.path
     }
 
+    /// Whether the user names it, so that it must be there.
+    pub fn is_named(&self) -> bool {
+        self.standing == Standing::Named
+    }
+
+    /// Why it cannot be used, if that is so; nothing of what is in it. Reads it.
+    pub fn fault(&self) -> Option<String> {
+        self.contents().err()
+    }
+
     pub(super) fn label(&self) -> String {
         self.path.display().to_string()
     }
@@ -71,7 +81,7 @@ impl AuthFile {
 
     /// A fault is a refusal where the user named the file, else a note.
     pub(super) fn blame(&self, why: &str, tried: &mut Vec<String>) -> Result<(), Error> {
-        if self.standing == Standing::Named {
+        if self.is_named() {
             return Err(Error::AuthFile { path: self.path.clone(), why: why.to_owned() });
         }
         tried.push(format!("{}: {why}", self.label()));
@@ -98,7 +108,7 @@ impl AuthFile {
         };
         // Asked before it is opened: opening a pipe would wait for its writer, which only a named one has.
         let metadata = fs::metadata(&self.path).map_err(failed)?;
-        if metadata.is_dir() || (!metadata.is_file() && self.standing != Standing::Named) {
+        if metadata.is_dir() || (!metadata.is_file() && !self.is_named()) {
             return Err("not a file".to_owned());
         }
         let mut bytes = Vec::new();
