@@ -288,6 +288,18 @@ fn the_process_comes_from_the_flags() {
     assert!(env_of.contains(&json!("MODE=a=b")) && env_of.contains(&json!("HOME=/home/app")), "{env_of:?}");
 }
 
+/// `mktemp -d` makes directories that nobody else may enter.
+#[test]
+fn a_root_that_the_process_cannot_enter_is_told() {
+    let env = world();
+    mode(&full(&env, "tree"), 0o700);
+    let _ = build(&env, "rootfs:tree", &[]).success().says_nothing_of("W-root-mode");
+    let _ = build(&env, "rootfs:tree", &["--user", "7:8"]).success().says("warning[W-root-mode]: / has the mode 0700");
+    mode(&env.path("tree"), 0o750);
+    let _ = build(&env, "rootfs:tree", &["--user", "7:8"]).success().says("cannot reach any file");
+    let _ = build(&env, "rootfs:tree", &["--user", "7:0"]).success().says_nothing_of("W-root-mode");
+}
+
 /// Several owners may mean something: that they go is said.
 #[test]
 fn owners_that_become_root_are_told() {

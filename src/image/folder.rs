@@ -17,7 +17,7 @@ use super::record::{Attribute, Record};
 use super::{Error, File, Files};
 use crate::escaped;
 
-/// Bytes of zeros that end a file's body.
+/// A file's body is filled with zeros to a multiple of this, in bytes.
 const BLOCK: u64 = 512;
 
 /// A directory on disk that is to be the root of the file system.
@@ -39,7 +39,7 @@ impl Files for Folder {
         let tar = Builder::new(Vec::new());
         let mut stream =
             Stream { root: &self.root, walk, names: BTreeMap::new(), tar, given: 0, body: None, end: false };
-        stream.record(b"./", EntryType::Directory, &[], &metadata, &attributes(&self.root)?)?;
+        stream.record(b"./", EntryType::Directory, &[], &metadata, &attributes(&self.root.join("."))?)?;
         // The size is not known before it is read.
         Ok(Some(File { bytes: Box::new(stream), size: u64::MAX }))
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::spool::Spools;
-use super::tree::{InodeId, Kind, Tree};
+use super::tree::{InodeId, Kind, Metadata, Tree};
 use crate::Warning;
 use crate::image::{Config, Process};
 
@@ -72,6 +72,7 @@ pub fn resolve(
     if let Some(warning) = program_warning(&argv, &env, &cwd, tree) {
         warnings.push(warning);
     }
+    warnings.extend(closed_root(&account, tree));
     let Account { uid, gid, groups, .. } = account;
     Ok((Process { argv, env, cwd, uid, gid, groups }, warnings))
 }
@@ -166,6 +167,20 @@ fn program_warning(argv: &[String], env: &[String], cwd: &str, tree: &Tree) -> O
     }
     let why = if found.is_empty() { "is not in the image" } else { "has no execute bit or is no file" };
     Some(Warning::new("W-program", format!("the program `{program}` {why}: the enclave will end at once")))
+}
+
+/// A root that the process may not enter: `mktemp -d` makes directories so, and a root file system may be made in one.
+fn closed_root(account: &Account, tree: &Tree) -> Option<Warning> {
+    let Metadata { mode, uid, gid, .. } = tree.root_metadata();
+    let class = match account {
+        Account { uid: 0, .. } => return None,
+        account if account.uid == uid => 0o100,
+        account if account.gid == gid || account.groups.contains(&gid) => 0o010,
+        _ => 0o001,
+    };
+    let text =
+        format!("/ has the mode {mode:04o} and belongs to {uid}:{gid}: user {} cannot reach any file", account.uid);
+    (mode & class == 0).then(|| Warning::new("W-root-mode", text))
 }
 
 fn join(base: &str, path: &str) -> String {
