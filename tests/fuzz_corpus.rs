@@ -35,6 +35,11 @@ fn replay(name: &str) {
 }
 
 #[test]
+fn attest() {
+    replay("attest");
+}
+
+#[test]
 fn config() {
     replay("config");
 }

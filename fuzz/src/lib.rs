@@ -3,6 +3,7 @@
 //!
 //! Sums that a fuzzer cannot guess (checksums of tar headers, an EIF's CRC, digests of blobs) are put right first.
 
+mod attest;
 mod config;
 mod eif_file;
 mod layer;
@@ -11,6 +12,7 @@ mod newc;
 mod seeds;
 mod steps;
 
+pub use attest::attest;
 pub use config::config;
 pub use eif_file::eif;
 pub use layer::layer;
@@ -22,5 +24,5 @@ pub use seeds::seeds;
 pub type Target = (&'static str, fn(&[u8]) -> Option<()>);
 
 /// All of them.
-pub const TARGETS: [Target; 5] =
-    [("config", config), ("eif", eif), ("layer", layer), ("manifest", manifest), ("newc", newc)];
+pub const TARGETS: [Target; 6] =
+    [("attest", attest), ("config", config), ("eif", eif), ("layer", layer), ("manifest", manifest), ("newc", newc)];

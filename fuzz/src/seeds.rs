@@ -18,8 +18,14 @@ type Group = Vec<(&'static str, Vec<u8>)>;
 
 /// All of them.
 pub fn seeds() -> Vec<Seed> {
-    let groups: [(&'static str, Group); 5] =
-        [("config", configs()), ("eif", files()), ("layer", tars()), ("manifest", documents()), ("newc", ramdisks())];
+    let groups: [(&'static str, Group); 6] = [
+        ("attest", super::attest::seeds()),
+        ("config", configs()),
+        ("eif", files()),
+        ("layer", tars()),
+        ("manifest", documents()),
+        ("newc", ramdisks()),
+    ];
     let flat = groups
         .into_iter()
         .flat_map(|(target, group)| group.into_iter().map(move |(name, bytes)| (target, name, bytes)));
