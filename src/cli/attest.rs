@@ -96,10 +96,12 @@ pub fn numbered_pcr(text: &str) -> Result<NumberedPcr, String> {
     Ok(NumberedPcr(index, value.parse()?))
 }
 
+/// Bytes, as hexadecimal digits.
 #[derive(Debug, Clone)]
-struct Bytes(Vec<u8>);
+pub struct Bytes(Vec<u8>);
 
-fn bytes(text: &str) -> Result<Bytes, String> {
+/// Reads hexadecimal digits.
+pub fn bytes(text: &str) -> Result<Bytes, String> {
     hex::decode(text).map(Bytes).map_err(|error| format!("it is no hexadecimal: {error}"))
 }
 
@@ -170,6 +172,14 @@ fn verify(args: &Verify, ui: &Ui) -> Result<ExitCode, Failure> {
     let told = Told { verified: true, claims, certificates, proved: &proved, not_proved: &not_proved };
     ui.data(&if ui.json { pretty(&told)? } else { table(&told) })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a document proves of an enclave, with these roots instead of AWS's and this challenge where they are given.
+pub fn proved(path: &Path, root: &[PathBuf], nonce: Option<&Bytes>) -> Result<Proof, Failure> {
+    let document = read(path)?;
+    let answers = |proof: &Proof| nonce.map_or(Ok(()), |Bytes(nonce)| proof.expect_nonce(nonce));
+    let proof = document.verify(&roots(root)?, document.made_at()).and_then(|proof| answers(&proof).map(|()| proof));
+    proof.map_err(|error| at(path, &error))
 }
 
 fn roots(paths: &[PathBuf]) -> Result<Roots, Failure> {

@@ -8,6 +8,7 @@ use eif::build::Lock;
 use eif::eif::{Measurements, Pcr};
 use eif::verify::{self, Basis, Difference, Proof, Verdict};
 
+use super::attest::{Bytes, bytes, proved};
 use super::build::BuildOptions;
 use super::diff;
 use super::environment;
@@ -43,6 +44,15 @@ pub struct Args {
     /// The value that PCR0 must have
     #[arg(long, value_name = "HEX")]
     pcr0: Option<Pcr>,
+    /// What the running enclave says about itself: verified, and its PCRs must be the file's
+    #[arg(long, value_name = "DOC")]
+    attestation: Option<PathBuf>,
+    /// Trust these certificates instead of AWS's root (repeatable)
+    #[arg(long, value_name = "PEM", requires = "attestation")]
+    root: Vec<PathBuf>,
+    /// The challenge that was sent to the enclave: a document without it may be old
+    #[arg(long, value_name = "HEX", value_parser = bytes, requires = "attestation")]
+    nonce: Option<Bytes>,
     /// Compile init and kernel from their sources as well, and compare their hashes (some minutes)
     #[arg(long)]
     from_source: bool,
@@ -70,32 +80,58 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     let plan = BuildOptions::of_parts(args.kernel, args.init, args.blobs, args.source)?.plan(&image)?;
     let file = diff::open(args.file.as_os_str())?;
     let from_source = args.from_source.then(environment::tools);
-    let basis = Basis { plan, lock, image_of_lock, pcr0: args.pcr0, from_source };
+    let proved = |document: &PathBuf| proved(document, &args.root, args.nonce.as_ref());
+    let enclave = args.attestation.as_ref().map(proved).transpose()?;
+    let attested = enclave
+        .as_ref()
+        .map(|proof| proof.claims())
+        .map(|claims| (0..=u8::MAX).filter_map(|index| Some((index, claims.pcr(index)?))).collect());
+    let basis = Basis { plan, lock, image_of_lock, pcr0: args.pcr0, attested, from_source };
     let verdict = verify::rebuild(&file, &basis, &ui.progress(), &mut |line| ui.note(line));
     let verdict = verdict.map_err(|error| at(&args.file, &error))?;
     let signed = file.signature().is_ok_and(|signature| signature.is_some());
     let image = image.to_string_lossy();
+    let enclave = enclave.as_ref().map(|proof| proof.claims().module_id.as_str());
+    let asked = Asked { file: &args.file, image: &image, signed, enclave };
     match verdict {
         Verdict::Undecided(why) => Err(Failure::from(why).undecided()),
         Verdict::Same(proof) => {
-            tell(&proof, signed, ui);
-            let sentence = || sentence(&args.file, &image, &proof, signed);
-            ui.data(&if ui.json { pretty(&Answer::same(&image, &proof, signed))? } else { sentence() })?;
+            tell(&proof, &asked, ui);
+            if enclave.is_some() && args.nonce.is_none() {
+                ui.note("attested  whether the document is fresh is not proved: ask the enclave with --nonce");
+            }
+            ui.data(&if ui.json { pretty(&Answer::same(&asked, &proof))? } else { asked.sentence(&proof) })?;
             Ok(ExitCode::SUCCESS)
         }
         Verdict::Differs(differences) => {
-            ui.data(&if ui.json {
-                pretty(&Answer::differs(&image, &differences, signed))?
-            } else {
-                diff::text(&differences)
-            })?;
+            ui.data(&if ui.json { pretty(&Answer::differs(&asked, &differences))? } else { diff::text(&differences) })?;
             Ok(ExitCode::FAILURE)
         }
     }
 }
 
+/// What the question was about.
+struct Asked<'a> {
+    file: &'a Path,
+    image: &'a str,
+    signed: bool,
+    /// The enclave of an attestation document.
+    enclave: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    fn sentence(&self, proof: &Proof) -> String {
+        let Asked { file, image, signed, enclave } = self;
+        let signature = if *signed { " but its signature" } else { "" };
+        let digest = proof.manifest.map(|digest| format!(" ({digest})")).unwrap_or_default();
+        let enclave = enclave.map(|enclave| format!(", and the enclave {enclave} runs it")).unwrap_or_default();
+        let sentence = format!("same: every byte of {}{signature} comes from {image}{digest}{enclave}", file.display());
+        one_line(&sentence) + "\n"
+    }
+}
+
 /// Where the parts that are not the image come from, for people.
-fn tell(proof: &Proof, signed: bool, ui: &Ui) {
+fn tell(proof: &Proof, asked: &Asked, ui: &Ui) {
     proof.warnings.iter().for_each(|warning| ui.warn(warning));
     let Proof { record, kernel_lock_id, toolchain, .. } = proof;
     let compiled = if proof.from_source { ", compiled again" } else { "" };
@@ -106,16 +142,9 @@ fn tell(proof: &Proof, signed: bool, ui: &Ui) {
     for (name, pcr) in proof.measurements.named() {
         ui.note(&format!("{name}      {pcr}"));
     }
-    if signed {
+    if asked.signed {
         ui.note("signature valid; PCR8 says whose it is");
     }
-}
-
-fn sentence(file: &Path, image: &str, proof: &Proof, signed: bool) -> String {
-    let signature = if signed { " but its signature" } else { "" };
-    let digest = proof.manifest.map(|digest| format!(" ({digest})")).unwrap_or_default();
-    let sentence = format!("same: every byte of {}{signature} comes from {image}{digest}", file.display());
-    one_line(&sentence) + "\n"
 }
 
 /// What `--json` prints.
@@ -131,6 +160,8 @@ struct Answer<'a> {
     /// Whether kernel and init were compiled from their sources.
     from_source: bool,
     signed: bool,
+    /// The module of an attestation document.
+    enclave: Option<&'a str>,
     warnings: Vec<String>,
     differences: &'a [Difference],
 }
@@ -144,7 +175,7 @@ struct Part<'a> {
 }
 
 impl<'a> Answer<'a> {
-    fn same(image: &'a str, proof: &'a Proof, signed: bool) -> Self {
+    fn same(asked: &Asked<'a>, proof: &'a Proof) -> Self {
         let Proof { record, measurements, manifest, kernel_lock_id, toolchain, from_source, warnings } = proof;
         Self {
             same: true,
@@ -154,20 +185,21 @@ impl<'a> Answer<'a> {
             init: Some(Part { sha256: &record.init_sha256, source: *toolchain }),
             from_source: *from_source,
             warnings: warnings.iter().map(|warning| format!("[{}] {}", warning.code, warning.message)).collect(),
-            ..Self::differs(image, &[], signed)
+            ..Self::differs(asked, &[])
         }
     }
 
-    fn differs(image: &'a str, differences: &'a [Difference], signed: bool) -> Self {
+    fn differs(asked: &Asked<'a>, differences: &'a [Difference]) -> Self {
         Self {
             same: false,
-            image,
+            image: asked.image,
             manifest_digest: None,
             measurements: None,
             kernel: None,
             init: None,
             from_source: false,
-            signed,
+            signed: asked.signed,
+            enclave: asked.enclave,
             warnings: Vec::new(),
             differences,
         }

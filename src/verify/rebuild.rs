@@ -1,5 +1,6 @@
 //! Proof by rebuilding: an image, packed again as the file's record says, gives the file's bytes or it does not.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ pub struct Basis {
     pub image_of_lock: bool,
     /// The value of PCR0 that the file must have.
     pub pcr0: Option<Pcr>,
+    /// The registers of a running enclave, as a document of its own has proved them.
+    pub attested: Option<BTreeMap<u8, Pcr>>,
     /// Whether init and kernel are compiled from their sources, and with what.
     pub from_source: Option<Tools>,
 }
@@ -232,7 +235,15 @@ fn given(measured: &Measurements, basis: &Basis) -> Vec<Difference> {
         let wanted = wanted.filter(|wanted| *wanted != file)?;
         Some(Difference::new(name, "value", Some(file.to_string()), Some(wanted.to_string())))
     };
-    expected.into_iter().filter_map(differs).collect()
+    let mut found: Vec<Difference> = expected.into_iter().filter_map(differs).collect();
+    for (index, file) in measured.numbered() {
+        let Some(attested) = basis.attested.as_ref().map(|attested| attested.get(&index)) else { break };
+        if attested != Some(&file) {
+            let (file, attested) = (Some(file.to_string()), attested.map(Pcr::to_string));
+            found.push(Difference::new("attestation", format!("PCR{index}"), file, attested));
+        }
+    }
+    found
 }
 
 /// A signature that is there must be one of this file's PCR0. Whose it is, PCR8 says.

@@ -2,13 +2,14 @@
 
 use std::fs;
 
+use eif_testdata::attestation::{Attestation, cbor};
 use eif_testdata::{DockerArchive, OciLayout, fake_bzimage};
 use serde_json::{Value, json};
 
 use crate::common::TestEnv;
 use crate::common::registry::{Demands, RealRegistry};
 use crate::forgery::{RAMDISK, SIGNATURE};
-use crate::world::{ask, ask_image, assert_differs, forge, image, put_kernel, world};
+use crate::world::{ask, ask_image, assert_differs, differences, forge, image, put_kernel, world};
 
 #[test]
 fn an_untouched_file_is_the_same() {
@@ -134,4 +135,33 @@ fn a_signature_is_carried_over_and_verified() {
     // Where no tool puts one.
     let file = forge(&env, |forgery| forgery.sections.swap(4, 5));
     assert_differs(ask_image(&env, file), &["section: order: "]);
+}
+
+/// From the running enclave to the source: its document, the file, the image.
+#[test]
+fn an_attestation_closes_the_chain() {
+    let env = world(&[]);
+    let measured = env.eif(&["pcr", "app.eif"]).success().json()["Measurements"].take();
+    let value = |name: &str| -> [u8; 48] { hex::decode(measured[name].as_str().unwrap()).unwrap().try_into().unwrap() };
+    let pcrs = [(0, value("PCR0")), (1, value("PCR1")), (2, value("PCR2"))];
+    let mut attestation = Attestation::new();
+    attestation.pcrs(&pcrs).set("nonce", cbor::bytes(b"asked"));
+    env.write("document", attestation.bytes());
+    env.write("root.pem", attestation.root_pem());
+    let image = ["--image", "oci:image", "--attestation", "document", "--root", "root.pem"];
+    let output = ask(&env, "app.eif", &image).success().says("whether the document is fresh is not proved");
+    assert!(output.stdout().contains("), and the enclave i-") && output.stdout().ends_with(" runs it\n"), "{output:?}");
+    let nonce = hex::encode("asked");
+    let output = ask(&env, "app.eif", &[&image[..], &["--nonce", &nonce, "--json"]].concat()).success();
+    assert!(output.json()["enclave"].as_str().unwrap().starts_with("i-"));
+    let _ = output.says_nothing_of("fresh");
+    let _ = ask(&env, "app.eif", &[&image[..], &["--nonce", "00"]].concat()).refused("E-attest-nonce");
+    // AWS's root has not signed it.
+    let _ = ask(&env, "app.eif", &image[..4]).refused("E-attest-root").says("document: ");
+    // A true document of another enclave.
+    attestation.pcrs(&[(0, [1; 48]), pcrs[1], pcrs[2]]);
+    env.write("document", attestation.bytes());
+    let output = ask(&env, "app.eif", &image).code(1);
+    let found = format!("attestation: PCR0: {} | {}", measured["PCR0"].as_str().unwrap(), "01".repeat(48));
+    assert_eq!(differences(&output), [found]);
 }
