@@ -212,7 +212,8 @@ fn lost(config: &Config, container: &Container, exported: &Exported) -> Vec<Warn
     warnings
 }
 
-fn lost_of_config(config: &Config) -> Vec<Warning> {
+/// What of the config the enclave does without: one warning each.
+pub fn lost_of_config(config: &Config) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |code, text: String| warnings.push(Warning::new(code, text));
     let entrypoint = config.entrypoint.as_deref().unwrap_or_default();

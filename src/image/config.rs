@@ -25,6 +25,13 @@ pub struct Config {
     pub volumes: Vec<String>,
 }
 
+impl Config {
+    /// Reads the object `config` of an image config, or `Config` of `docker inspect`; `None` where it is none.
+    pub fn from_json(object: &serde_json::Value) -> Option<Self> {
+        Fields::deserialize(object).ok().map(Fields::into_config)
+    }
+}
+
 /// The process that the init will run: everything resolved, nothing left to look up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,14 +119,19 @@ impl Parsed {
     }
 
     pub(super) fn into_config(self) -> Config {
-        let fields = self.fields;
+        self.fields.into_config()
+    }
+}
+
+impl Fields {
+    fn into_config(self) -> Config {
         Config {
-            entrypoint: fields.entrypoint,
-            cmd: fields.cmd,
-            env: fields.env.unwrap_or_default(),
-            user: fields.user.unwrap_or_default(),
-            working_dir: fields.working_dir.unwrap_or_default(),
-            volumes: fields.volumes.unwrap_or_default().into_keys().collect(),
+            entrypoint: self.entrypoint,
+            cmd: self.cmd,
+            env: self.env.unwrap_or_default(),
+            user: self.user.unwrap_or_default(),
+            working_dir: self.working_dir.unwrap_or_default(),
+            volumes: self.volumes.unwrap_or_default().into_keys().collect(),
         }
     }
 }

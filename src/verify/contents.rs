@@ -9,6 +9,7 @@
 
 use std::io::{self, Read};
 
+use super::nitro_cli::Shape;
 use crate::eif::{Eif, Section, SectionReader, Source};
 use crate::initramfs::newc::{Entry, Error, Reader, file_type};
 use crate::initramfs::{Packing, Unpack};
@@ -31,17 +32,19 @@ pub(super) fn path(name: &[u8]) -> Vec<u8> {
     components.join(&b'/')
 }
 
-/// Files beside `rootfs` that say what runs; of several of a name the last one counts.
+/// Files beside `rootfs` that say what runs, of several of a name the last one; and what all entries look like.
 #[derive(Debug, Default)]
 pub(super) struct Own {
     pub(super) process: Option<Vec<u8>>,
     pub(super) cmd: Option<Vec<u8>>,
     pub(super) env: Option<Vec<u8>>,
+    pub(super) shape: Shape,
 }
 
 impl Own {
-    /// Takes the contents of `entry` if it is one of them.
+    /// Looks at `entry`, and takes its contents if it is one of those files.
     pub(super) fn take<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<R>) -> Result<(), Error> {
+        self.shape.see(entry);
         if entry.header.kind() != file_type::FILE || u64::from(entry.size) > MAX_PROCESS {
             return Ok(());
         }

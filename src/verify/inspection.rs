@@ -15,6 +15,7 @@ use sha2::Digest as _;
 
 use super::Error;
 use super::contents::{Own, open};
+use super::nitro_cli;
 use crate::eif::measure::{CHUNK, PCR2_OF_NOTHING, Sha384};
 use crate::eif::{self, Eif, Kind, Measurements, Metadata, Source};
 use crate::image::Process;
@@ -119,7 +120,8 @@ pub struct Ramdisk {
 pub struct Finding {
     /// The stable code.
     pub code: &'static str,
-    /// `error` where some reader or kernel refuses or loses it, else `warning`.
+    /// `error` where some reader or kernel refuses or loses it; `note` where it is so in every file of its maker; else
+    /// `warning`.
     pub level: &'static str,
     /// One line.
     pub message: String,
@@ -131,6 +133,10 @@ impl Finding {
     fn new(code: &'static str, message: String, offset: u64) -> Self {
         let level = if code.starts_with("E-") { "error" } else { "warning" };
         Self { code, level, message, offset }
+    }
+
+    fn note(code: &'static str, message: String, offset: u64) -> Self {
+        Self { code, level: "note", message, offset }
     }
 }
 
@@ -145,15 +151,20 @@ pub fn inspect<S: Source>(eif: &Eif<S>, threads: usize) -> Result<Inspection, Er
     let (ramdisks, own) = ramdisks(eif, &mut findings)?;
     let process = process(eif, &own, &mut findings);
     let measurements = readable(eif.measure(threads))?;
+    let metadata = readable(eif.metadata())?.flatten();
+    let signature = signature(eif, measurements, &mut findings)?;
+    let at = eif.section(Kind::Metadata).map_or(0, |section| section.offset);
+    let losses = metadata.iter().flat_map(|metadata| nitro_cli::losses(metadata, &own.shape));
+    findings.extend(losses.map(|(code, text)| Finding::note(code, text, at)));
     Ok(Inspection {
         measurements,
         arch: eif.arch().name(),
         crc_ok: eif.crc_ok(),
         sections: eif.sections().iter().map(|section| digest(eif, section)).collect::<io::Result<_>>()?,
-        signature: signature(eif, measurements, &mut findings)?,
+        signature,
         kernel,
         cmdline: readable(eif.cmdline())?.map(|line| text(&line)),
-        metadata: readable(eif.metadata())?.flatten(),
+        metadata,
         process,
         ramdisks,
         findings,

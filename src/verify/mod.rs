@@ -13,6 +13,7 @@ mod inspection;
 mod layout;
 mod lines;
 mod listing;
+mod nitro_cli;
 mod rebuild;
 mod record;
 mod source;

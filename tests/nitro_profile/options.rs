@@ -1,7 +1,9 @@
 //! What the profile refuses of the command line and the blobs, and what it says is lost.
 
 use std::fs;
+use std::io::{self, Cursor};
 
+use eif::eif::{Eif, Kind, Options, Writer};
 use eif_testdata::{Config, Entry, Image, Layer, layers};
 use serde_json::json;
 
@@ -172,6 +174,76 @@ fn every_loss_is_one_warning() {
     for (line, (code, text)) in warned.iter().zip(expected) {
         assert!(line.starts_with(&format!("warning[{code}]: ")) && line.contains(text), "{line}: {code} {text}");
     }
+}
+
+/// The file says with which profile it was built, so a rebuild gives the same bytes.
+#[test]
+fn a_rebuild_verifies_it() {
+    let env = TestEnv::new();
+    let layers = layers! { "f 0644 0:0 implied/a x", "h b => implied/a", "l 0777 0:0 c -> d" };
+    let image = image(&layers, &json!({"Cmd": ["a\nb", ""], "Env": ["A=1", ""], "User": "none"}));
+    let reference = env.layout("image", &image);
+    let _ = run(&env, &reference, &["--accept-unstable-times", "--docker-store", "containerd"]).success();
+    let blobs = blobs();
+    let words = ["verify", "out.eif", "--image", &reference, "--blobs", &blobs];
+    let _ = env.eif(&words).success();
+}
+
+/// What `docker inspect` and the shape of ramdisk 2 tell of a file that nitro-cli made.
+#[test]
+fn inspect_notes_what_a_file_of_nitro_cli_has_lost() {
+    let env = TestEnv::new();
+    let layers = layers! { "d 1777 0:0 tmp/", "l 0777 0:0 var -> tmp", "f 0755 0:0 a x", "h b => a", "h c => a" };
+    let config =
+        json!({"Cmd": ["a"], "Entrypoint": ["/entry"], "User": "app", "WorkingDir": "/srv", "Env": ["PATH=/"]});
+    let reference = env.layout("image", &image(&layers, &config));
+    let _ = run(&env, &reference, &["--accept-unstable-times"]).success();
+    let file = fs::read(env.path("out.eif")).unwrap();
+    let inspected = |name: &str| env.eif(&["inspect", name, "--json"]).success().json();
+    let notes = |facts: &serde_json::Value| -> Vec<String> {
+        let findings = facts["findings"].as_array().unwrap().iter().filter(|finding| finding["level"] == "note");
+        findings.map(|finding| format!("{}: {}", finding["code"], finding["message"]).replace('"', "")).collect()
+    };
+    assert_eq!(notes(&inspected("out.eif")), [""; 0], "a file of ours has no notes");
+
+    env.write("theirs.eif", with_docker_info(&file, &config));
+    let notes = notes(&inspected("theirs.eif"));
+    let expected = [
+        "W-nitro-replaced: made by nitro-cli 1.5.0",
+        "W-nitro-entrypoint: the Entrypoint",
+        "W-nitro-user: the User `app`",
+        "W-nitro-workdir: the WorkingDir `/srv`",
+        "W-nitro-directories: /tmp is 1777 0:0 in the image and 0755 0:0 in the enclave",
+        "W-nitro-directories: /var is no directory in the image",
+        "W-nitro-hard-links: 2 names",
+        "W-nitro-xattrs: ",
+    ];
+    assert_eq!(notes.len(), expected.len(), "{notes:#?}");
+    for (note, begin) in notes.iter().zip(expected) {
+        assert!(note.starts_with(begin), "{note}: not {begin}");
+    }
+}
+
+/// The same ramdisks with the metadata that nitro-cli 1.5.0 writes.
+fn with_docker_info(file: &[u8], config: &serde_json::Value) -> Vec<u8> {
+    let metadata = json!({
+        "ImageName": "app", "ImageVersion": "1",
+        "BuildMetadata": {
+            "BuildTime": "2025-01-01T00:00:00+00:00", "BuildTool": "nitro-cli", "BuildToolVersion": "1.5.0",
+            "OperatingSystem": "Linux", "KernelVersion": "6.1.0",
+        },
+        "DockerInfo": {"Config": config, "GraphDriver": {"Name": "overlay2"}},
+        "CustomMetadata": null,
+    });
+    let old = Eif::open(file).unwrap();
+    let mut new = Writer::new(Cursor::new(Vec::new()), Options { arch: old.arch(), threads: 1 }).unwrap();
+    new.kernel(&mut old.read(old.section(Kind::Kernel).unwrap())).unwrap();
+    new.cmdline(&old.cmdline().unwrap()).unwrap();
+    new.metadata(metadata.to_string().as_bytes()).unwrap();
+    for section in old.ramdisks() {
+        io::copy(&mut old.read(section), &mut new.ramdisk().unwrap()).unwrap();
+    }
+    new.finish().unwrap().0.into_inner()
 }
 
 /// The kernel is for the other architecture, or none: nitro-cli does not look.

@@ -270,9 +270,9 @@ impl<R: Read> Reader<R> {
             other => return Err(Error::Magic { offset, found: other.map(|magic| magic.to_vec()).unwrap_or_default() }),
         };
         let fields = fields(&bytes).ok_or(Error::Field { offset })?;
-        let [inode, mode, uid, gid, links, mtime, size, major, minor, rmajor, rminor, name_size, sum] = fields;
+        let [inode, mode, uid, gid, links, _, size, major, minor, rmajor, rminor, name_size, sum] = fields;
         let name = self.name(name_size, offset)?;
-        let header = Header { inode, mode, uid, gid, links, mtime: mtime.into(), device: (rmajor, rminor) };
+        let header = Header { inode, mode, uid, gid, links, mtime: mtime(&bytes), device: (rmajor, rminor) };
         let fits = match header.kind() {
             file_type::FILE => true,
             file_type::SYMLINK => size <= MAX_NAME,
@@ -388,16 +388,28 @@ fn broken(error: io::Error, offset: u64) -> Error {
     }
 }
 
-/// The 13 numbers behind the magic, digits in either case.
+/// Which of the numbers is the mtime.
+const MTIME: usize = 5;
+
+/// The 13 numbers behind the magic, digits in either case. An mtime with a sign, which linuxkit writes for times before
+/// 1970, is 0 here as it is to the kernel.
 fn fields(header: &[u8; HEADER]) -> Option<[u32; 13]> {
     let mut fields = [0; 13];
-    for (field, digits) in fields.iter_mut().zip(header.get(6..)?.chunks_exact(8)) {
-        if !digits.iter().all(u8::is_ascii_hexdigit) {
+    for (index, (field, digits)) in fields.iter_mut().zip(header.get(6..)?.chunks_exact(8)).enumerate() {
+        if digits.iter().all(u8::is_ascii_hexdigit) {
+            *field = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        } else if index != MTIME || mtime(header) >= 0 {
             return None;
         }
-        *field = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     }
     Some(fields)
+}
+
+/// The mtime with its sign; 0 where it is no number.
+fn mtime(header: &[u8; HEADER]) -> i64 {
+    let field = header.get(6..).and_then(|fields| fields.chunks_exact(8).nth(MTIME));
+    let text = field.and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default();
+    if text.starts_with('+') { 0 } else { i64::from_str_radix(text, 16).unwrap_or(0) }
 }
 
 #[cfg(test)]
@@ -407,6 +419,22 @@ mod tests {
 
     use super::super::Writer;
     use super::*;
+
+    /// linuxkit's way to say a time before 1970; in any other field a sign is no number.
+    #[test]
+    fn a_signed_mtime_is_read_and_nothing_else_signed_is() {
+        let mut writer = Writer::linuxkit(Vec::new());
+        let header = Header { mode: FILE, links: 1, mtime: -0x12, ..Header::default() };
+        writer.entry(b"a", &header, b"").unwrap();
+        let (bytes, _) = writer.finish().unwrap();
+        let entry = Reader::new(&bytes[..]).next().unwrap().unwrap();
+        assert_eq!(entry.header, header);
+        for at in [6, 14, 54, 98] {
+            let mut bytes = bytes.clone();
+            bytes[at..at + 8].copy_from_slice(b"-0000012");
+            assert!(matches!(Reader::new(&bytes[..]).next(), Err(Error::Field { offset: 0 })), "{at}");
+        }
+    }
 
     const FILE: u32 = file_type::FILE | 0o644;
 
