@@ -262,3 +262,25 @@ fn the_other_architecture_takes_its_own_kernel() {
     let inspected = env.eif(&["inspect", "out.eif", "--json"]).success().json();
     assert_eq!((&inspected["arch"], &inspected["kernel"]["format"]), (&json!("aarch64"), &json!("Image")));
 }
+
+/// What stays in memory is bounded, and no layer makes the unpacking quadratic.
+#[test]
+fn layers_without_end_are_refused() {
+    let build = |layer: Layer, further: &[&str]| {
+        let env = TestEnv::new();
+        let reference = env.layout("image", &Image::new(vec![layer]));
+        run(&env, &reference, further)
+    };
+    let mebibyte = "n".repeat((1 << 20) - 100);
+    for entry in
+        [Entry::file(&mebibyte, ""), Entry::hardlink("a", &mebibyte), Entry::file(format!(".wh.{mebibyte}"), "")]
+    {
+        let _ = build(Layer::new().entry(entry), &[]).refused("E-name-too-long");
+    }
+    let deep =
+        |count: u32| (0..count).map(|n| Entry::file(format!("{n}/{}/x", vec!["d"; 1000].join("/")), "")).collect();
+    let _ = build(deep(40), &["--max-entries", "20000"]).refused("E-too-large");
+    let below = vec!["d"; 1000].join("/");
+    let wide = (0..3000).map(|n| Entry::file(format!("{below}/{n}/x"), "")).collect();
+    let _ = build(wide, &["--accept-unstable-times"]).success();
+}

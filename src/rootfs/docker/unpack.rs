@@ -89,7 +89,10 @@ fn action(entry: TarEntry, layer: u32) -> Result<Action, EntryFault> {
     let TarEntry { mode, uid, gid, mtime, xattrs, body, .. } = entry;
     let metadata = Metadata { mode, uid, gid, mtime };
     let kind = match body {
-        Body::HardLink(target) => return Ok(Action::Link { target: target.into(), metadata }),
+        Body::HardLink(target) => {
+            check_path(&target)?;
+            return Ok(Action::Link { target: target.into(), metadata });
+        }
         Body::Symlink(target) => {
             check_target(&target)?;
             let metadata = Metadata { mode: 0o777, ..metadata };
@@ -130,6 +133,11 @@ fn refused(why: impl Into<String>) -> EntryFault {
 
 fn whiteout_of_own(hidden: &[u8]) -> EntryFault {
     refused(format!("a whiteout of \"{}\", which this layer itself holds", crate::escaped(hidden)))
+}
+
+fn broken_symlink(path: &[u8]) -> EntryFault {
+    let why = "a symlink to nothing, in a circle, or through something that is no directory";
+    refused(format!("its parent \"{}\" is {why}", crate::escaped(path)))
 }
 
 /// Unpacks a layer of `number` that may have `limit` inodes; `lower` is what the layers below show.
@@ -295,9 +303,14 @@ impl Unpack<'_> {
         let mut place = ROOT;
         for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/').chain([(path.len(), &b'/')]) {
             let prefix = path.get(..at).unwrap_or_default();
-            place = match self.layer.tree.resolve(prefix) {
-                Some(there) => self.as_directory(there, prefix)?,
-                None => self.make(place, prefix)?,
+            let there = self.layer.tree.directory(place).and_then(|names| names.get(split(prefix).1));
+            place = match there.map(|entry| entry.inode) {
+                None => self.make(place, prefix),
+                Some(inode) if self.layer.tree.directory(inode).is_some() => inode,
+                Some(_) => match self.layer.tree.resolve(prefix) {
+                    Some(there) => self.as_directory(there, prefix)?,
+                    None => return Err(broken_symlink(prefix)),
+                },
             };
         }
         if self.layer.tree.table_len() as u64 > self.limit {
@@ -314,12 +327,7 @@ impl Unpack<'_> {
     }
 
     /// Makes a directory that the layer implies. containerd gives it mode and owner of what is below.
-    fn make(&mut self, place: InodeId, path: &[u8]) -> Result<InodeId, EntryFault> {
-        let name = split(path).1;
-        if self.layer.tree.directory(place).is_some_and(|names| names.contains_key(name)) {
-            let why = "a symlink to nothing, in a circle, or through something that is no directory";
-            return Err(refused(format!("its parent \"{}\" is {why}", crate::escaped(path))));
-        }
+    fn make(&mut self, place: InodeId, path: &[u8]) -> InodeId {
         let metadata = match self.store {
             Store::Overlay2 => made_in(&self.layer.tree, place),
             Store::Containerd => {
@@ -328,8 +336,8 @@ impl Unpack<'_> {
             }
         };
         let inode = self.add(metadata, Kind::Directory(Directory::new()), None);
-        self.layer.tree.link(place, name, Entry { inode, layer: self.layer.number, explicit: false });
-        Ok(inode)
+        self.layer.tree.link(place, split(path).1, Entry { inode, layer: self.layer.number, explicit: false });
+        inode
     }
 }
 
