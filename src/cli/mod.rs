@@ -35,7 +35,7 @@ use ui::Ui;
     name = "eif",
     version,
     max_term_width = 100,
-    after_help = "Example:\n  eif build docker-archive:app.tar -o app.eif"
+    after_help = "Example:\n  eif build ghcr.io/acme/app:v1 -o app.eif\n  eif verify app.eif --image ghcr.io/acme/app:v1"
 )]
 struct Cli {
     #[command(flatten)]
@@ -64,12 +64,11 @@ struct Global {
 #[derive(Subcommand)]
 enum Command {
     Build(Box<build::Args>),
+    Verify(Box<verify::Args>),
     #[command(alias = "describe")]
     Inspect(inspect::Args),
     Extract(extract::Args),
     Diff(Box<diff::Args>),
-    /// Build, look at and list kernels
-    Kernel(kernel::Args),
     /// Print the PCRs of an .eif, or the one PCR that a file, certificate, role or instance gives
     Pcr(Box<pcr::Args>),
     Sign(sign::Args),
@@ -79,8 +78,9 @@ enum Command {
     Attest(attest::Args),
     /// Boot an .eif and show its console
     Run(run::Args),
+    /// Build, look at and list kernels
+    Kernel(kernel::Args),
     Cache(cache::Args),
-    Verify(Box<verify::Args>),
     Doctor(doctor::Args),
     Completions(reference::Completions),
     Man(reference::Man),
