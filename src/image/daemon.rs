@@ -99,16 +99,16 @@ impl Engine {
 
     fn place(&self) -> Result<Place, Error> {
         let Some(host) = &self.host else { return Ok(Place::Socket(SOCKET.into())) };
-        let refuse = |why: &str| Error::EngineHost { host: host.clone(), why: why.to_owned() };
+        let refuse = |why: &str| Error::EngineHost { host: without_user(host), why: why.to_owned() };
         let (scheme, rest) = host.split_once("://").ok_or_else(|| refuse("it is no URL"))?;
         match scheme {
             "unix" if rest.starts_with('/') => Ok(Place::Socket(rest.into())),
             "unix" => Err(refuse("the path of the socket is not absolute")),
             "tcp" | "http" => {
                 let (scheme, port) = if self.certificates.is_some() { ("https", 2376) } else { ("http", 2375) };
-                let url =
-                    Url::parse(&format!("{scheme}://{rest}")).ok().filter(|url| url.path() == "/" && url.has_host());
-                let mut url = url.ok_or_else(|| refuse("it is not of the form tcp://HOST:PORT"))?;
+                let url = Url::parse(&format!("{scheme}://{rest}")).ok();
+                let plain = |url: &Url| url.path() == "/" && url.has_host() && !rest.contains(['@', '?', '#']);
+                let mut url = url.filter(plain).ok_or_else(|| refuse("it is not of the form tcp://HOST:PORT"))?;
                 // Brackets hold the colons of IPv6; a port that is http's own is not in `url`.
                 if !rest.rsplit(']').next().is_some_and(|tail| tail.contains(':')) {
                     let _ = url.set_port(Some(port));
@@ -121,16 +121,16 @@ impl Engine {
     }
 
     /// Trusts the engine's own authority alone, and no one where there is no TLS.
-    fn tls(&self) -> Result<ClientConfig, Error> {
+    fn tls(&self, place: &Place) -> Result<ClientConfig, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let refuse = |error: rustls::Error| Error::EngineHost {
-            host: self.host.clone().unwrap_or_default(),
+            host: self.host.as_deref().map(without_user).unwrap_or_default(),
             why: format!("TLS cannot be set up: {error}"),
         };
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.map_err(refuse)?;
         let mut roots = rustls::RootCertStore::empty();
-        let Some(folder) = &self.certificates else {
+        let Some(folder) = self.certificates.as_ref().filter(|_| place.is_net()) else {
             return Ok(config.with_root_certificates(roots).with_no_client_auth());
         };
         for root in certificates(&folder.join("ca.pem"))? {
@@ -144,6 +144,13 @@ impl Engine {
         let secret = PrivateKeyDer::from_pem_file(&key).map_err(|error| unreadable(&key, &error))?;
         config.with_client_auth_cert(certificates(&chain)?, secret).map_err(refuse)
     }
+}
+
+/// For messages: who logs in is nobody's business, and a password may stand beside it.
+fn without_user(host: &str) -> String {
+    let (scheme, rest) = host.split_once("://").map_or((None, host), |(scheme, rest)| (Some(scheme), rest));
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    scheme.map_or_else(|| rest.to_owned(), |scheme| format!("{scheme}://{rest}"))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -166,7 +173,7 @@ struct Connection {
 impl Connection {
     fn new(engine: &Engine, offline: bool) -> Result<Self, Error> {
         let place = engine.place()?;
-        let builder = Client::builder().tls_backend_preconfigured(engine.tls()?);
+        let builder = Client::builder().tls_backend_preconfigured(engine.tls(&place)?);
         let builder = builder.no_proxy().redirect(redirect::Policy::none()).http1_only().connect_timeout(CONNECT);
         let (builder, base) = match &place {
             Place::Socket(path) => (builder.unix_socket(path.as_path()), Url::parse("http://localhost/").ok()),
@@ -259,6 +266,12 @@ impl Connection {
             _ => (format!("the connection was cut: {}", innermost(error)), None),
         };
         Error::Engine { place, why, help }
+    }
+}
+
+impl Place {
+    fn is_net(&self) -> bool {
+        matches!(self, Place::Net(_))
     }
 }
 
@@ -380,17 +393,27 @@ mod tests {
         }
         let tls = Engine { host: Some("tcp://engine".into()), certificates: Some("/nowhere".into()) };
         assert_eq!(tls.place().unwrap().to_string(), "engine:2376");
-        assert_eq!(tls.tls().unwrap_err().code(), "E-io");
+        assert_eq!(tls.tls(&tls.place().unwrap()).unwrap_err().code(), "E-io");
+        let socket = Engine { host: None, ..tls };
+        assert!(socket.tls(&socket.place().unwrap()).is_ok(), "a socket needs no certificates");
     }
 
     #[test]
     fn what_cannot_be_asked_is_refused_by_name() {
-        for bad in
-            ["", "engine", "unix://docker.sock", "tcp://", "tcp://engine/path", "ssh://me@engine", "npipe:////./x"]
-        {
+        for bad in [
+            "",
+            "engine",
+            "unix://docker.sock",
+            "tcp://",
+            "tcp://engine/path",
+            "tcp://me:s3cret@engine",
+            "ssh://me@engine",
+            "npipe:////./x",
+        ] {
             let error = place(bad).unwrap_err();
             assert_eq!(error.code(), "E-docker-host", "{bad}");
             assert!(error.to_string().starts_with("DOCKER_HOST"), "{error}");
+            assert!(!error.to_string().contains("s3cret"), "{error}");
         }
         assert!(place("ssh://me@engine").unwrap_err().help().concat().contains("ssh -nNT -L"));
     }
