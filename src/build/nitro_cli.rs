@@ -8,7 +8,7 @@ use super::{Blobs, Boot, Plan, Ramdisks, Record, Report, finish, read_blob, stri
 use crate::image::{Config, Image, Process};
 use crate::initramfs::linuxkit::{Exported, REPEATED};
 use crate::rootfs::docker::{self, Container};
-use crate::rootfs::{Kind, ROOT, Tree};
+use crate::rootfs::{Kind, Tree};
 use crate::{Arch, Progress, Refusal, Warning, escaped, kernel};
 
 /// Names that a message shows; the others are counted.
@@ -196,7 +196,7 @@ fn lost(config: &Config, container: &Container, exported: &Exported) -> Vec<Warn
         let text = "names of hard-linked files become symlinks to the first name of each";
         warn("W-nitro-hard-links", format!("{linked} {text}: a chroot or a rename may break them"));
     }
-    if container.tree.directory(ROOT).is_some_and(|names| names.get(&b"Dockerfile"[..]).is_some()) {
+    if container.tree.at(b"Dockerfile").is_some_and(|id| container.tree.directory(id).is_none()) {
         warn("W-nitro-dockerfile", "/Dockerfile is left out, and with it what is a hard link to it".to_owned());
     }
     let attributed = attributed(&container.tree);
@@ -234,7 +234,7 @@ pub fn lost_of_config(config: &Config) -> Vec<Warning> {
         warn("W-nitro-path", "Env has no PATH: Docker adds a default one, the enclave does not".to_owned());
     }
     if cmd.iter().chain(&config.env).any(|item| item.contains('\n')) {
-        let text = "an argument or a variable holds a newline, and becomes two lines, so two of them";
+        let text = "an argument or a variable holds a newline: the enclave reads each of its lines as one of its own";
         warn("W-nitro-newline", text.to_owned());
     }
     warnings
@@ -244,8 +244,7 @@ pub fn lost_of_config(config: &Config) -> Vec<Warning> {
 fn repeated(tree: &Tree) -> (Vec<String>, Vec<String>) {
     let (mut changed, mut emptied) = (Vec::new(), Vec::new());
     for name in REPEATED {
-        let entry = tree.directory(ROOT).and_then(|names| names.get(name.as_bytes()));
-        let Some(inode) = entry.and_then(|entry| tree.get(entry.inode)) else { continue };
+        let Some(inode) = tree.at(name.as_bytes()).and_then(|id| tree.get(id)) else { continue };
         let of = inode.metadata;
         if !matches!(inode.kind, Kind::Directory(_)) {
             emptied.push(format!("/{name}"));

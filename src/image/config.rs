@@ -1,9 +1,7 @@
 //! The image config (image-spec, config.md): what runs, and which layers it runs on.
 
-use std::collections::BTreeMap;
-
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::manifest::json;
 use super::{Digest, Error, Platform};
@@ -27,7 +25,7 @@ pub struct Config {
 
 impl Config {
     /// Reads the object `config` of an image config, or `Config` of `docker inspect`; `None` where it is none.
-    pub fn from_json(object: &serde_json::Value) -> Option<Self> {
+    pub fn from_json(object: &Value) -> Option<Self> {
         Fields::deserialize(object).ok().map(Fields::into_config)
     }
 }
@@ -79,7 +77,7 @@ struct Fields {
     #[serde(default)]
     working_dir: Option<String>,
     #[serde(default)]
-    volumes: Option<BTreeMap<String, IgnoredAny>>,
+    volumes: Value,
 }
 
 #[derive(Deserialize)]
@@ -131,9 +129,16 @@ impl Fields {
             env: self.env.unwrap_or_default(),
             user: self.user.unwrap_or_default(),
             working_dir: self.working_dir.unwrap_or_default(),
-            volumes: self.volumes.unwrap_or_default().into_keys().collect(),
+            volumes: sorted_keys(&self.volumes),
         }
     }
+}
+
+/// The keys of an object; none of anything else.
+fn sorted_keys(value: &Value) -> Vec<String> {
+    let mut keys: Vec<String> = value.as_object().into_iter().flat_map(|object| object.keys().cloned()).collect();
+    keys.sort();
+    keys
 }
 
 #[cfg(test)]
