@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use eif::Warning;
 use eif::build::Lock;
 use eif::eif::{Measurements, Pcr};
-use eif::verify::{self, Basis, Difference, Proof, Verdict};
+use eif::image::Digest;
+use eif::verify::{self, Basis, Difference, NitroProof, Proof, Verdict};
 
 use super::attest::{Bytes, bytes, proved};
 use super::build::BuildOptions;
@@ -103,10 +105,26 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
             ui.data(&if ui.json { pretty(&Answer::same(&asked, &proof))? } else { asked.sentence(&proof) })?;
             Ok(ExitCode::SUCCESS)
         }
+        Verdict::NitroCli(proof) => {
+            proof.warnings.iter().for_each(|warning| ui.warn(warning));
+            measured(&proof.measurements, ui);
+            ui.data(&if ui.json {
+                pretty(&Answer::nitro_cli(&asked, &proof))?
+            } else {
+                one_line(&asked.nitro_sentence(&proof)) + "\n"
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
         Verdict::Differs(differences) => {
             ui.data(&if ui.json { pretty(&Answer::differs(&asked, &differences))? } else { diff::text(&differences) })?;
             Ok(ExitCode::FAILURE)
         }
+    }
+}
+
+fn measured(measurements: &Measurements, ui: &Ui) {
+    for (name, pcr) in measurements.named() {
+        ui.note(&format!("{name}      {pcr}"));
     }
 }
 
@@ -121,12 +139,33 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     fn sentence(&self, proof: &Proof) -> String {
-        let Asked { file, image, signed, enclave } = self;
+        let Asked { file, signed, .. } = self;
         let signature = if *signed { " but its signature" } else { "" };
-        let digest = proof.manifest.map(|digest| format!(" ({digest})")).unwrap_or_default();
-        let enclave = enclave.map(|enclave| format!(", and the enclave {enclave} runs it")).unwrap_or_default();
-        let sentence = format!("same: every byte of {}{signature} comes from {image}{digest}{enclave}", file.display());
+        let (image, enclave) = (self.source(proof.manifest), self.end());
+        let sentence = format!("same: every byte of {}{signature} comes from {image}{enclave}", file.display());
         one_line(&sentence) + "\n"
+    }
+
+    fn nitro_sentence(&self, proof: &NitroProof) -> String {
+        let registers = if proof.boot { "PCR0, PCR1 and PCR2" } else { "PCR2" };
+        let verb = if proof.boot { "are" } else { "is" };
+        let (file, image, end) = (self.file.display(), self.source(proof.manifest), self.end());
+        let made = format!("{registers} of {file} {verb} what nitro-cli {} makes of {image}{end}", proof.version);
+        if proof.times.is_empty() {
+            return format!("same: {made}");
+        }
+        let times = proof.times.join(", ");
+        let count = proof.times.len();
+        format!("same but for the times of {count} directories, which nitro-cli takes from a clock ({times}): {made}")
+    }
+
+    fn source(&self, manifest: Option<Digest>) -> String {
+        let digest = manifest.map(|digest| format!(" ({digest})")).unwrap_or_default();
+        format!("{}{digest}", self.image)
+    }
+
+    fn end(&self) -> String {
+        self.enclave.map(|enclave| format!(", and the enclave {enclave} runs it")).unwrap_or_default()
     }
 }
 
@@ -139,9 +178,7 @@ fn tell(proof: &Proof, asked: &Asked, ui: &Ui) {
     ui.note(&format!("kernel    {kernel}{compiled}, SHA-256 {}", record.kernel_sha256));
     ui.note(&format!("init      {}{compiled}, SHA-256 {}", toolchain.unwrap_or("a user's own"), record.init_sha256));
     ui.note(&format!("cmdline   {}", record.cmdline));
-    for (name, pcr) in proof.measurements.named() {
-        ui.note(&format!("{name}      {pcr}"));
-    }
+    measured(&proof.measurements, ui);
     if asked.signed {
         ui.note("signature valid; PCR8 says whose it is");
     }
@@ -162,8 +199,24 @@ struct Answer<'a> {
     signed: bool,
     /// The module of an attestation document.
     enclave: Option<&'a str>,
+    /// Of a file that nitro-cli made.
+    nitro_cli: Option<NitroAnswer<'a>>,
     warnings: Vec<String>,
     differences: &'a [Difference],
+}
+
+/// What is proved of a file that nitro-cli made: its measurements, but not its bytes.
+#[derive(serde::Serialize)]
+struct NitroAnswer<'a> {
+    version: &'a str,
+    /// `PCR2` alone where what boots was taken from the file itself.
+    proved: &'static [&'static str],
+    /// Directories whose times were taken from the file.
+    times_of_the_build: &'a [String],
+}
+
+fn lines(warnings: &[Warning]) -> Vec<String> {
+    warnings.iter().map(|warning| format!("[{}] {}", warning.code, warning.message)).collect()
 }
 
 /// Kernel or init.
@@ -184,7 +237,20 @@ impl<'a> Answer<'a> {
             kernel: Some(Part { sha256: &record.kernel_sha256, source: kernel_lock_id.as_deref() }),
             init: Some(Part { sha256: &record.init_sha256, source: *toolchain }),
             from_source: *from_source,
-            warnings: warnings.iter().map(|warning| format!("[{}] {}", warning.code, warning.message)).collect(),
+            warnings: lines(warnings),
+            ..Self::differs(asked, &[])
+        }
+    }
+
+    fn nitro_cli(asked: &Asked<'a>, proof: &'a NitroProof) -> Self {
+        let proved: &[&str] = if proof.boot { &["PCR0", "PCR1", "PCR2"] } else { &["PCR2"] };
+        let answer = NitroAnswer { version: &proof.version, proved, times_of_the_build: &proof.times };
+        Self {
+            same: true,
+            manifest_digest: proof.manifest.map(|digest| digest.to_string()),
+            measurements: Some(&proof.measurements),
+            nitro_cli: Some(answer),
+            warnings: lines(&proof.warnings),
             ..Self::differs(asked, &[])
         }
     }
@@ -200,6 +266,7 @@ impl<'a> Answer<'a> {
             from_source: false,
             signed: asked.signed,
             enclave: asked.enclave,
+            nitro_cli: None,
             warnings: Vec::new(),
             differences,
         }

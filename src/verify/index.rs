@@ -90,8 +90,12 @@ impl Index {
     pub(super) fn ramdisk<S: Source>(eif: &Eif<S>, number: usize) -> Result<Self, Error> {
         let mut index = Self::default();
         each(eif, Some(number), |number, entry, reader| {
-            let path = path(&entry.name);
+            let mut path = path(&entry.name);
             index.order.push(path.clone());
+            // A name may come again: both entries are looked at.
+            while index.nodes.contains_key(&path) {
+                path.extend_from_slice(b" (again)");
+            }
             index.add(number, path, &entry, reader)
         })?;
         index.settle();

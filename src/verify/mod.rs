@@ -16,10 +16,11 @@ mod listing;
 mod nitro_cli;
 mod rebuild;
 mod record;
+mod remeasure;
 mod source;
 mod tarball;
 
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use crate::initramfs::newc;
@@ -31,8 +32,31 @@ pub use inspection::{Certificate, Finding, Inspection, Kernel, Ramdisk, Section,
 pub use layout::{Range, layout};
 pub use listing::list;
 pub use rebuild::{Basis, Proof, Undecided, Verdict, rebuild};
+pub use remeasure::NitroProof;
 pub use source::Tools;
 pub use tarball::rootfs;
+
+/// Bytes of two streams that are compared at a time.
+const CHUNK: u64 = 256 << 10;
+
+/// Whether `equal` holds for each piece of two streams and its place; it is told when one is shorter than the other.
+fn chunks(mut one: impl Read, mut other: impl Read, equal: impl Fn(u64, &[u8], &[u8]) -> bool) -> io::Result<bool> {
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    let mut at = 0_u64;
+    loop {
+        a.clear();
+        b.clear();
+        one.by_ref().take(CHUNK).read_to_end(&mut a)?;
+        other.by_ref().take(CHUNK).read_to_end(&mut b)?;
+        if !equal(at, &a, &b) {
+            return Ok(false);
+        }
+        if a.is_empty() {
+            return Ok(true);
+        }
+        at = at.saturating_add(a.len() as u64);
+    }
+}
 
 /// Why a file's contents are not told.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ use crate::initramfs::newc::{Entry, file_type};
 /// linuxkit's first inode number.
 const FIRST: u32 = 721;
 /// BuildTool of nitro-cli's metadata.
-const TOOL: &str = "nitro-cli";
+pub(super) const TOOL: &str = "nitro-cli";
 
 /// What the entries of the ramdisks look like, gathered while they are read.
 #[derive(Debug, Default)]

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 
 use super::compare::{Difference, Scope, compare};
+
+use super::record::{self, Read};
+use super::remeasure::{self, NitroProof};
 use super::source::{self, Tools};
-use super::{Error, record};
+use super::{Error, chunks};
 use crate::build::lock::Pcrs;
 use crate::build::{self, Lock, Plan, Record, Report};
 use crate::eif::{Eif, Level, Measurements, Metadata, Pcr, Source, metadata};
@@ -15,9 +18,6 @@ use crate::image::{Digest, Image, Reference};
 use crate::kernel::{self, Tell};
 use crate::rootfs;
 use crate::{Arch, Progress, Refusal, Warning, init};
-
-/// Bytes of two files that are compared at a time.
-const CHUNK: usize = 256 << 10;
 
 /// What a file is held against.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub struct Basis {
 pub enum Verdict {
     /// The image gives every byte of the file, but for a signature, which is valid then.
     Same(Box<Proof>),
+    /// The image gives the measurements of a file that nitro-cli made.
+    NitroCli(Box<NitroProof>),
     /// It does not: why, what is given first and entries of ramdisks last. `a` is the file, `b` what it is held
     /// against.
     Differs(Vec<Difference>),
@@ -109,6 +111,12 @@ pub enum Undecided {
         /// What was found.
         why: String,
     },
+    /// A driver of Docker's whose ways are not known here.
+    #[error("the metadata say that Docker kept the layers with `{name}`, whose ways are not known here")]
+    DockerStore {
+        /// The driver.
+        name: String,
+    },
     /// The init could not be compiled.
     #[error(transparent)]
     Compiler(#[from] init::Error),
@@ -150,6 +158,7 @@ impl Refusal for Undecided {
             Undecided::Modules { .. } => "E-verify-modules",
             Undecided::Gone { .. } => "E-verify-image",
             Undecided::Build(error) => error.code(),
+            Undecided::DockerStore { .. } => "E-verify-docker-store",
             Undecided::Compiler(error) => error.code(),
             Undecided::KernelSource { .. } => "E-verify-kernel-source",
             Undecided::KernelCompiler { .. } => "E-verify-kernel-compiler",
@@ -170,6 +179,10 @@ impl Refusal for Undecided {
             Undecided::Modules { .. } => "pass the folder that they came from with --blobs".to_owned(),
             Undecided::Gone { .. } => "name a place that still has it with --image".to_owned(),
             Undecided::Build(error) => return error.help(),
+            Undecided::DockerStore { .. } => {
+                "known are overlay2 and containerd's overlayfs: build the file again where Docker has one of them"
+                    .to_owned()
+            }
             Undecided::Compiler(error) => return error.help(),
             Undecided::KernelSource { .. } => {
                 "`eif kernel ls` shows which kernels this version can build; leave --from-source out for others"
@@ -201,8 +214,11 @@ pub fn rebuild<S: Source>(
     let mut found = given(&measurements, basis);
     found.extend(signature(eif, &measurements)?);
     let (metadata, record) = match record::read(eif)? {
-        Ok(read) => read,
-        Err(undecided) => return Ok(or_differs(found, undecided)),
+        Read::Own(read) => *read,
+        Read::NitroCli(metadata) => {
+            return remeasure::rebuild(eif, basis, &metadata, measurements, found, progress);
+        }
+        Read::Nothing(undecided) => return Ok(or_differs(found, undecided)),
     };
     found.extend(basis.lock.iter().flat_map(|lock| locked(&lock.record, &record)));
     let contradictions = record::contradictions(eif, &metadata, &record)?;
@@ -218,7 +234,7 @@ pub fn rebuild<S: Source>(
 }
 
 /// What is wrong is said even where something is missing for more.
-fn or_differs(found: Vec<Difference>, undecided: Undecided) -> Verdict {
+pub(super) fn or_differs(found: Vec<Difference>, undecided: Undecided) -> Verdict {
     if found.is_empty() { Verdict::Undecided(undecided) } else { Verdict::Differs(found) }
 }
 
@@ -261,7 +277,7 @@ fn locked(lock: &Record, record: &Record) -> Vec<Difference> {
 }
 
 /// The layers by number, from 1: another image is named before all that follows from it.
-fn layers(file: &[Digest], image: &[Digest]) -> Vec<Difference> {
+pub(super) fn layers(file: &[Digest], image: &[Digest]) -> Vec<Difference> {
     let mut found = Vec::new();
     for number in 0..file.len().max(image.len()) {
         let (one, other) = (file.get(number), image.get(number));
@@ -298,12 +314,18 @@ fn again(
         plan.kernel = plan.kernel.or_else(|| Some(compiled.kernel.as_ref()?.built.kernel.path.clone()));
     }
     complete(&mut plan, basis, record)?;
+    let (eif, report) = pack(&plan, progress)?;
+    Ok(Rebuilt { eif, report, differences: compiled.map(|compiled| compiled.differences).unwrap_or_default() })
+}
+
+/// Builds into a file that has no name any more when it is given back.
+pub(super) fn pack(plan: &Plan, progress: &dyn Progress) -> Result<(Eif, Report), Undecided> {
     let folder = tempfile::tempdir_in(&plan.layers.scratch).map_err(temporary)?;
     let target = folder.path().join("rebuilt.eif");
-    let report = build::build(&plan, &target, progress)?;
+    let report = build::build(plan, &target, progress)?;
     // The open file outlives its folder.
     let eif = Eif::examine(File::open(&target).map_err(temporary)?).map_err(build::Error::from)?;
-    Ok(Rebuilt { eif, report, differences: compiled.map(|compiled| compiled.differences).unwrap_or_default() })
+    Ok((eif, report))
 }
 
 pub(super) fn temporary(source: io::Error) -> Undecided {
@@ -442,20 +464,9 @@ fn equal<A: Source, B: Source>(a: &Eif<A>, b: &Eif<B>) -> Result<bool, Error> {
     if a.header() != b.header() || a.sections() != b.sections() || a.size() != b.size() {
         return Ok(false);
     }
-    let mut chunks = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
     for (one, other) in a.sections().iter().zip(b.sections()) {
-        let (mut one, mut other) = (a.read(one), b.read(other));
-        loop {
-            chunks.0.clear();
-            chunks.1.clear();
-            one.by_ref().take(CHUNK as u64).read_to_end(&mut chunks.0)?;
-            other.by_ref().take(CHUNK as u64).read_to_end(&mut chunks.1)?;
-            if chunks.0 != chunks.1 {
-                return Ok(false);
-            }
-            if chunks.0.is_empty() {
-                break;
-            }
+        if !chunks(a.read(one), b.read(other), |_, one, other| one == other)? {
+            return Ok(false);
         }
     }
     Ok(true)

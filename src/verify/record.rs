@@ -7,7 +7,7 @@
     clippy::unwrap_used
 )]
 
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -16,26 +16,37 @@ use super::compare::Difference;
 use super::contents::open;
 use super::index::Index;
 use super::inspection::process_of;
-use super::{Error, Undecided};
+use super::{Error, Undecided, remeasure};
 use crate::build::{Module, Record};
 use crate::eif::{Eif, Kind, Metadata, Source};
 use crate::escaped;
 
-/// What stands in the file of which nothing but itself is known yet.
-pub(super) fn read<S: Source>(eif: &Eif<S>) -> Result<Result<(Metadata, Record), Undecided>, Error> {
-    let Some(metadata) = eif.metadata()? else {
-        return Ok(Err(Undecided::NoRecord { why: "it has no metadata section".to_owned() }));
-    };
+/// What the metadata say of the build.
+pub(super) enum Read {
+    /// A record of ours, of which nothing but itself is known yet.
+    Own(Box<(Metadata, Record)>),
+    /// They are nitro-cli's.
+    NitroCli(Box<Metadata>),
+    /// Too little.
+    Nothing(Undecided),
+}
+
+/// Looks into the metadata.
+pub(super) fn read<S: Source>(eif: &Eif<S>) -> Result<Read, Error> {
+    let nothing = |why: String| Ok(Read::Nothing(Undecided::NoRecord { why }));
+    let Some(metadata) = eif.metadata()? else { return nothing("it has no metadata section".to_owned()) };
+    if remeasure::made(&metadata) {
+        return Ok(Read::NitroCli(Box::new(metadata)));
+    }
     let Some(value) = metadata.record() else {
         let tool = format!("{} {}", metadata.build.tool, metadata.build.tool_version);
-        return Ok(Err(Undecided::NoRecord { why: format!("it was made by {tool}, which leaves none") }));
+        return nothing(format!("it was made by {tool}, which leaves none"));
     };
     match serde_json::from_value(value.clone()) {
-        Ok(record) => Ok(Ok((metadata, record))),
+        Ok(record) => Ok(Read::Own(Box::new((metadata, record)))),
         Err(error) => {
             let version = value.get("version").and_then(Value::as_str).unwrap_or("unknown");
-            let why = format!("the record of eif {version} is not one that this version reads: {error}");
-            Ok(Err(Undecided::NoRecord { why }))
+            nothing(format!("the record of eif {version} is not one that this version reads: {error}"))
         }
     }
 }

@@ -72,6 +72,11 @@ impl Forgery {
         data[at..at + to.len()].copy_from_slice(to);
     }
 
+    /// The metadata.
+    pub fn json(&mut self) -> Value {
+        serde_json::from_slice(self.data(METADATA, 0)).unwrap()
+    }
+
     /// Changes the metadata as JSON.
     pub fn metadata(&mut self, change: impl FnOnce(&mut Value)) {
         let data = self.data(METADATA, 0);

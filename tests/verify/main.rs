@@ -4,6 +4,7 @@
 mod common;
 
 mod forgery;
+mod nitro;
 mod same;
 mod tampered;
 mod undecided;

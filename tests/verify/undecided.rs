@@ -73,11 +73,11 @@ fn a_file_without_a_record() {
     let file = forge(&env, |forgery| {
         forgery.metadata(|metadata| {
             metadata["CustomMetadata"] = json!(null);
-            metadata["BuildMetadata"]["BuildTool"] = json!("nitro-cli");
+            metadata["BuildMetadata"]["BuildTool"] = json!("eif_build");
             metadata["BuildMetadata"]["BuildToolVersion"] = json!("1.4.2");
         });
     });
-    let _ = undecided(ask_image(&env, file), "E-verify-record").says("made by nitro-cli 1.4.2").says("eif diff");
+    let _ = undecided(ask_image(&env, file), "E-verify-record").says("made by eif_build 1.4.2").says("eif diff");
     let file = forge(&env, |forgery| forgery.record("/profile", json!("of tomorrow")));
     let _ = undecided(ask_image(&env, file), "E-verify-record").says("profile");
     let file = forge(&env, |forgery| forgery.sections.retain(|section| section.kind != crate::forgery::METADATA));
