@@ -6,7 +6,7 @@ use std::path::Path;
 use eif::eif::{Options as EifOptions, Writer};
 use eif::image::{Access, Image, Platform, Process, Reference, Store};
 use eif::initramfs::{Application, Mtime, write_application};
-use eif::rootfs::{self, Limits, Loaded, Options, Tree};
+use eif::rootfs::{self, Limits, Loaded, Options};
 use eif::{Arch, Silent};
 use eif_testdata::Files;
 
@@ -88,18 +88,4 @@ fn line(loaded: &Loaded, path: &[u8], inode: &rootfs::Inode) -> String {
     let rootfs::Metadata { mode, uid, gid, mtime } = inode.metadata;
     let mtime = mtime.clamp(0, u32::MAX.into());
     format!("{} {kind} {mode:o} {uid} {gid} {mtime} {:?}", eif::escaped(path), inode.xattrs)
-}
-
-/// Whether an attribute's name is text, which PAX demands.
-pub fn attributes_are_text(tree: &Tree) -> bool {
-    let is_text = |id: u32| {
-        let xattrs = tree.get(id).and_then(|inode| inode.xattrs.as_deref());
-        xattrs.is_none_or(|xattrs| xattrs.iter().all(|(name, _)| std::str::from_utf8(name).is_ok()))
-    };
-    let mut walk = tree.walk();
-    let mut all = is_text(rootfs::ROOT);
-    while let Some((_, entry)) = walk.next() {
-        all &= is_text(entry.inode);
-    }
-    all
 }

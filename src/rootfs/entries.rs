@@ -326,10 +326,11 @@ impl Fields {
     }
 }
 
-/// What setxattr(2) takes: a name of 1 to 255 bytes, a value of at most 64 KiB. A NUL would end the name early.
+/// What setxattr(2) takes: a name of 1 to 255 bytes in a namespace (`user.…`), a value of at most 64 KiB. A NUL would end
+/// the name early.
 fn check_xattrs(xattrs: &[Xattr]) -> Result<(), EntryFault> {
     for (name, value) in xattrs {
-        if name.is_empty() || name.len() > 255 || name.contains(&0) {
+        if name.len() > 255 || name.contains(&0) || !name.contains(&b'.') {
             return Err(EntryFault::Xattr("has a name that Linux does not take"));
         }
         if value.len() > 1 << 16 {
