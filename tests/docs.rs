@@ -20,12 +20,25 @@ fn prepare() -> TestEnv {
     let env = TestEnv::with_kernels();
     env.layout("hello", &hello_image());
     DockerArchive::new().image(&["hello:latest"], &hello_image()).modern().write_tar(&env.path("hello.tar"));
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/docs");
-    for item in fs::read_dir(data).unwrap() {
-        let path = item.unwrap().path();
-        fs::copy(&path, env.path(path.file_name().unwrap().to_str().unwrap())).unwrap();
+    copy("docs", &env.work());
+    // Images that nitro-cli has measured, with the blobs that it packed.
+    fs::create_dir(env.path("blobs")).unwrap();
+    copy("nitro-cli/blobs", &env.path("blobs"));
+    for (golden, name) in [("entrypoint-and-cmd", "app.tar.gz"), ("implicit-parents", "implied.tar.gz")] {
+        fs::copy(testdata().join(format!("nitro-cli/{golden}.tar.gz")), env.path(name)).unwrap();
     }
     env
+}
+
+fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata")
+}
+
+fn copy(folder: &str, to: &Path) {
+    for item in fs::read_dir(testdata().join(folder)).unwrap() {
+        let path = item.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
 }
 
 fn pages() -> Vec<PathBuf> {

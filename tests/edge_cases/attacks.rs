@@ -92,7 +92,7 @@ fn names_without_end() {
 
 #[test]
 fn quadratic_ways_through_a_layer() {
-    let started = Instant::now();
+    let started = processor_time();
     let count = 30_000;
     // Each link's target comes after it.
     let chain = (0..count).map(|n| Entry::hardlink(format!("l{n}"), format!("l{}", n + 1)));
@@ -104,7 +104,15 @@ fn quadratic_ways_through_a_layer() {
     let twice = (0..count).flat_map(|n| [Entry::file(format!("f{n}"), ""), Entry::file(format!("f{n}"), "")]);
     let unpacked = Ask::default().layers(layer(twice)).unwrap();
     assert!(unpacked.warnings.len() <= 20, "{} warnings", unpacked.warnings.len());
-    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    let took = processor_time() - started;
+    assert!(took < Duration::from_secs(60), "{took:?}");
+}
+
+/// How long this thread has had a processor: a single layer is read by the thread that asks, and how busy the machine is
+/// says nothing about the code.
+fn processor_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("a Linux kernel with CONFIG_SCHED_INFO");
+    Duration::from_nanos(text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).expect("a number"))
 }
 
 /// Whatever comes in, the answer is a tree or a refusal with a code and one line.
