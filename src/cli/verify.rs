@@ -26,7 +26,10 @@ use super::ui::Ui;
                         eif verify app.eif --image docker-archive:app.tar --pcr0 \"$PCR0\"\n\n\
                         Exit status: 0 the same, 1 different, or broken, or contradicts its own record,\n\
                         3 could not be decided.\n\
-                        Kernel and init are looked for by the hashes of the record: in the cache, and in this program."
+                        Kernel and init are looked for by the hashes of the record: in the cache, and in this program.\n\
+                        ImageName, ImageVersion, BuildTime and the builder's own metadata are nobody's but the file's:\n\
+                        they are carried over, and not measured. Of a file that nitro-cli made the measurements are\n\
+                        proved, of one of eif's every byte."
 )]
 pub struct Args {
     /// The enclave image

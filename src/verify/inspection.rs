@@ -310,10 +310,10 @@ fn unreadable(packing: Packing) -> Option<(&'static str, String)> {
     }
 }
 
-/// What runs, if the file says so.
-pub(super) fn process_of<S: Source>(eif: &Eif<S>) -> Result<Option<Process>, Error> {
+/// What runs, if the file says so, and whether our file `process` says it.
+pub(super) fn process_of<S: Source>(eif: &Eif<S>) -> Result<(Option<Process>, bool), Error> {
     let (_, own) = ramdisks(eif, &mut Vec::new())?;
-    Ok(process(eif, &own, &mut Vec::new()))
+    Ok((process(eif, &own, &mut Vec::new()), own.process.is_some()))
 }
 
 fn process<S: Source>(eif: &Eif<S>, own: &Own, findings: &mut Vec<Finding>) -> Option<Process> {

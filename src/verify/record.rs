@@ -17,7 +17,7 @@ use super::contents::open;
 use super::index::Index;
 use super::inspection::process_of;
 use super::{Error, Undecided, remeasure};
-use crate::build::{Module, Record};
+use crate::build::{Module, Profile, Record};
 use crate::eif::{Eif, Kind, Metadata, Source};
 use crate::escaped;
 
@@ -76,7 +76,10 @@ pub(super) fn contradictions<S: Source>(
     let (init, modules) = boot_files(eif)?;
     compare("init_sha256", init, record.init_sha256.clone());
     compare("modules", json(&modules), json(&record.modules));
-    let process = process_of(eif)?.and_then(|process| serde_json::to_value(process).ok()).unwrap_or_default();
+    let (process, is_ours) = process_of(eif)?;
+    let profile = if is_ours { Profile::Eif } else { Profile::NitroCli };
+    compare("profile", json(&profile), json(&record.profile));
+    let process = process.and_then(|process| serde_json::to_value(process).ok()).unwrap_or_default();
     let recorded = serde_json::to_value(&record.process).unwrap_or_default();
     for (field, says) in recorded.as_object().into_iter().flatten() {
         compare(&format!("process.{field}"), json(&process.get(field)), says.to_string());

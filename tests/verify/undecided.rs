@@ -78,8 +78,8 @@ fn a_file_without_a_record() {
         });
     });
     let _ = undecided(ask_image(&env, file), "E-verify-record").says("made by eif_build 1.4.2").says("eif diff");
-    let file = forge(&env, |forgery| forgery.record("/profile", json!("of tomorrow")));
-    let _ = undecided(ask_image(&env, file), "E-verify-record").says("profile");
+    let file = forge(&env, |forgery| forgery.record("/tomorrow", json!("of tomorrow")));
+    let _ = undecided(ask_image(&env, file), "E-verify-record").says("tomorrow");
     let file = forge(&env, |forgery| forgery.sections.retain(|section| section.kind != crate::forgery::METADATA));
     let _ = undecided(ask_image(&env, file), "E-verify-record").says("no metadata section");
     // What can be said without a record is said.
