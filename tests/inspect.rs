@@ -146,6 +146,14 @@ fn files_are_listed_like_ls_and_as_cpio_sees_them() {
     ] {
         assert!(output.stdout().lines().any(|found| found == line), "no {line:?} in {}", output.stdout());
     }
+    let json = env.eif(&["inspect", "app.eif", "--files", "--json"]).success().json();
+    let found = |name: &str| json.as_array().unwrap().iter().find(|entry| entry["name"] == name).unwrap().clone();
+    let app = json!({"ramdisk": 2, "name": "rootfs/bin/app", "mode": "104755", "nlink": 2, "uid": 3, "gid": 4, "size": 7,
+        "mtime": 0});
+    assert_eq!(found("rootfs/bin/app"), app);
+    assert_eq!(found("rootfs/null")["device"], json!([1, 3]));
+    assert_eq!(found(r"rootfs/bin/od\xff\x0ad")["target"], "app");
+    assert_eq!(json.as_array().unwrap().len() + 2, output.stdout().lines().count(), "two lines name the ramdisks");
     let sections = env.eif(&["inspect", "app.eif", "--json"]).success().json();
     let number = |key| usize::try_from(sections["sections"][4][key].as_u64().unwrap()).unwrap();
     let start = number("offset") + 12;
@@ -264,7 +272,7 @@ proptest! {
         bytes.truncate(bytes.len() - cut);
         if let Ok(eif) = Eif::examine(&bytes[..]) {
             verify::inspect(&eif, 1).unwrap();
-            verify::list(&eif, &mut Vec::new()).unwrap();
+            verify::list(&eif, verify::Listing::Json, &mut Vec::new()).unwrap();
             verify::layout(&eif);
             let _ = verify::rootfs(&eif, &mut Vec::new());
             for scope in [Scope::Bytes, Scope::Tree] {

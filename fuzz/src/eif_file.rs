@@ -21,7 +21,7 @@ pub fn eif(bytes: &[u8]) -> Option<()> {
     assert_eq!(inspection.crc_ok, eif.crc_ok());
     assert_eq!(eif.crc_ok(), eif.computed_crc().is_some(), "it was put right");
     assert!(inspection.findings.len() >= eif.faults().len());
-    verify::list(&eif, &mut io::sink()).expect("memory does not fail");
+    verify::list(&eif, verify::Listing::Text, &mut io::sink()).expect("memory does not fail");
     let _ = verify::rootfs(&eif, &mut io::sink());
     let bad = eif.faults().iter().any(|fault| fault.level() == Level::Error);
     let opened = Eif::open(&bytes[..]);

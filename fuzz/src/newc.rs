@@ -63,7 +63,7 @@ fn file(ramdisk: &[u8], whole: bool) {
     let inspection = verify::inspect(&eif, 1).expect("memory does not fail");
     let padded = ramdisk.len().is_multiple_of(4);
     assert!(!padded || inspection.ramdisks[1].entries.is_some());
-    verify::list(&eif, &mut io::sink()).expect("memory does not fail");
+    verify::list(&eif, verify::Listing::Text, &mut io::sink()).expect("memory does not fail");
     let mut tar = Vec::new();
     let extracted = verify::rootfs(&eif, &mut tar);
     assert!(whole || !padded || extracted.is_err(), "half a tree");

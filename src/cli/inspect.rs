@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use eif::Refusal;
 use eif::eif::{Eif, Metadata};
-use eif::verify::{self, Certificate, Inspection, Ramdisk, Range, Section, Signature};
+use eif::verify::{self, Certificate, Inspection, Listing, Ramdisk, Range, Section, Signature};
 use serde_json::Value;
 
 use super::environment;
@@ -22,7 +22,7 @@ pub struct Args {
     /// The enclave image
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// List the entries of all ramdisks, like `ls -l`
+    /// List the entries of all ramdisks, like `ls -l`; with --json as objects
     #[arg(long, conflicts_with = "layout")]
     files: bool,
     /// Name every byte range of the file
@@ -60,7 +60,8 @@ pub fn at(path: &Path, error: &impl Refusal) -> Failure {
 /// Lines go out as they are read: there may be more of them than memory.
 fn files(eif: &Eif, ui: &Ui) -> Result<ExitCode, Failure> {
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let listed = match verify::list(eif, &mut out) {
+    let listing = if ui.json { Listing::Json } else { Listing::Text };
+    let listed = match verify::list(eif, listing, &mut out) {
         Ok(warnings) => out.flush().map(|()| warnings).map_err(|error| Failure::stdout(&error))?,
         Err(verify::Error::Write(error)) => return Err(Failure::stdout(&error)),
         Err(error) => return Err(error.into()),

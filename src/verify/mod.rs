@@ -30,7 +30,7 @@ pub use compare::{Difference, Scope, compare};
 pub use extract::{Extracted, Request, extract};
 pub use inspection::{Certificate, Finding, Inspection, Kernel, Ramdisk, Section, Signature, inspect};
 pub use layout::{Range, layout};
-pub use listing::list;
+pub use listing::{Listing, list};
 pub use rebuild::{Basis, Proof, Undecided, Verdict, rebuild};
 pub use remeasure::NitroProof;
 pub use source::Tools;
