@@ -249,6 +249,28 @@ impl BuildOptions {
         Ok(Profile::NitroCli)
     }
 
+    /// `docker run --env K` would take the value that K has in this shell.
+    fn variables(&self) -> Result<(), Failure> {
+        let Some(bad) = self.env.iter().find(|item| !item.contains('=') || item.starts_with('=')) else {
+            return Ok(());
+        };
+        let help = "variables of this shell are not passed on, since the result would depend on them";
+        Err(Failure::usage(format!("--env takes K=V, got: {bad}")).with_help(help))
+    }
+
+    fn mtime(&self, profile: Profile, epoch: Option<u64>) -> Result<Mtime, Failure> {
+        match (self.mtime, epoch) {
+            _ if profile == Profile::NitroCli => Ok(Mtime::Keep),
+            (MtimeMode::Zero, _) => Ok(Mtime::Zero),
+            (MtimeMode::Keep, _) => Ok(Mtime::Keep),
+            (MtimeMode::Clamp, Some(epoch)) => Ok(Mtime::Clamp(epoch)),
+            (MtimeMode::Clamp, None) => {
+                let help = "export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)";
+                Err(Failure::usage("--mtime clamp needs SOURCE_DATE_EPOCH").with_help(help))
+            }
+        }
+    }
+
     /// Every check that needs no image.
     pub fn plan(self, image: &OsString) -> Result<Plan, Failure> {
         let profile = self.profile()?;
@@ -259,22 +281,8 @@ impl BuildOptions {
         if self.keep_owners && !matches!(reference, Reference::Rootfs { .. }) {
             return Err(Failure::usage("--keep-owners is for rootfs:PATH; the owners of an image are kept anyway"));
         }
-        for item in &self.env {
-            if !item.contains('=') || item.starts_with('=') {
-                let help = "variables of this shell are not passed on, since the result would depend on them";
-                return Err(Failure::usage(format!("--env takes K=V, got: {item}")).with_help(help));
-            }
-        }
-        let mtime = match (self.mtime, epoch) {
-            _ if profile == Profile::NitroCli => Mtime::Keep,
-            (MtimeMode::Zero, _) => Mtime::Zero,
-            (MtimeMode::Keep, _) => Mtime::Keep,
-            (MtimeMode::Clamp, Some(epoch)) => Mtime::Clamp(epoch),
-            (MtimeMode::Clamp, None) => {
-                let help = "export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)";
-                return Err(Failure::usage("--mtime clamp needs SOURCE_DATE_EPOCH").with_help(help));
-            }
-        };
+        self.variables()?;
+        let mtime = self.mtime(profile, epoch)?;
         let some = |items: Vec<String>| (!items.is_empty()).then_some(items);
         let overrides = Overrides {
             entrypoint: some(self.entrypoint),
