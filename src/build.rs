@@ -1,7 +1,9 @@
 //! The pipeline: a [`Plan`] becomes an `.eif` and a [`Report`].
 
+mod documents;
 pub mod lock;
 pub mod nitro_cli;
+pub mod provenance;
 mod record;
 
 use std::fs::File;
@@ -22,6 +24,7 @@ use crate::output::Output;
 use crate::rootfs::{self, Loaded, Overrides, Tree, docker};
 use crate::{Arch, Progress, Refusal, Warning, init, kernel};
 
+pub use documents::Documents;
 pub use lock::Lock;
 pub use record::{Module, Record, Rootfs};
 
@@ -94,6 +97,8 @@ pub struct Plan {
     pub cache: Option<PathBuf>,
     /// A lock to write, or to be held to.
     pub lock: Option<lock::Request>,
+    /// What else is written beside the file.
+    pub documents: Documents,
     /// Who signs the file. It has no influence on any other byte, nor on PCR0, PCR1 and PCR2.
     pub signer: Option<Signer>,
 }
@@ -129,6 +134,8 @@ pub struct Report {
     pub memory: u64,
     /// What the user should know.
     pub warnings: Vec<Warning>,
+    /// The image's own SBOM, where the plan has a place for it.
+    pub sbom: Option<Vec<u8>>,
 }
 
 /// Why nothing was built.
@@ -149,6 +156,9 @@ pub enum Error {
     /// The lock.
     #[error(transparent)]
     Lock(#[from] lock::Error),
+    /// A document beside the file.
+    #[error(transparent)]
+    Document(#[from] documents::Error),
     /// What nitro-cli's layout needs or cannot have.
     #[error(transparent)]
     NitroCli(#[from] nitro_cli::Error),
@@ -201,6 +211,7 @@ impl Refusal for Error {
             Error::Kernel(error) => error.code(),
             Error::Eif(error) => error.code(),
             Error::Lock(error) => error.code(),
+            Error::Document(error) => error.code(),
             Error::NitroCli(error) => error.code(),
             Error::Blob { .. } => "E-blob",
             Error::NoInit(_) => "E-no-init",
@@ -218,6 +229,7 @@ impl Refusal for Error {
             Error::Kernel(error) => return error.help(),
             Error::Eif(error) => return error.help(),
             Error::Lock(error) => return error.help(),
+            Error::Document(error) => return error.help(),
             Error::NitroCli(error) => return error.help(),
             Error::Blob { .. } => "check the path",
             Error::NoInit(_) => "build `eif` with a toolchain that has the target, or pass --init",
@@ -239,14 +251,17 @@ pub fn build(plan: &Plan, target: &Path, progress: &dyn Progress) -> Result<Repo
     let failed = |source| Error::Output { path: target.to_owned(), source };
     let output = Output::create(target).map_err(failed)?;
     let mut lock = plan.lock.as_ref().map(lock::Pending::begin).transpose()?;
-    let (output, report) = assemble(plan, output, progress)?;
+    let mut documents = documents::Begun::new(&plan.documents)?;
+    let (mut output, report) = assemble(plan, output, progress)?;
     lock.as_mut().map(|lock| lock.settle(&report)).transpose()?;
+    documents.settle(plan, (target, &mut output), &report)?;
     output.persist().map_err(failed)?;
     lock.map(lock::Pending::persist).transpose()?;
+    documents.persist()?;
     Ok(report)
 }
 
-/// Measures what [`build`] would write, and writes nothing; the plan's lock is passed over.
+/// Measures what [`build`] would write, and writes nothing; the plan's lock and documents are passed over.
 ///
 /// # Errors
 /// See [`Error`].
@@ -281,6 +296,7 @@ fn assemble<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress) -> Re
 
 fn assemble_image<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress) -> Result<(W, Report), Error> {
     let image = Image::open(&plan.reference, &plan.platform, &plan.access)?;
+    let sbom = sbom(plan, &image, progress)?;
     let boot = boot(plan)?;
     let Loaded { mut tree, spools, diff_ids, mut warnings } = rootfs::load(&image, &plan.layers, progress)?;
     warnings.extend(boot.warnings.iter().cloned());
@@ -294,7 +310,13 @@ fn assemble_image<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress)
     strictly(plan, &warnings)?;
     let record = Record::new(plan, &boot, (&image, diff_ids), &process);
     let app = Application { tree: &tree, spools: &spools, process: &process, mtime: plan.mtime };
-    finish(plan, &image, boot, record, &Ramdisks::Own(app), warnings, out, progress)
+    let (out, report) = finish(plan, &image, boot, record, &Ramdisks::Own(app), warnings, out, progress)?;
+    Ok((out, Report { sbom, ..report }))
+}
+
+/// The image's own SBOM, where it is asked for: that there is none is told before anything is built.
+fn sbom(plan: &Plan, image: &Image, progress: &dyn Progress) -> Result<Option<Vec<u8>>, Error> {
+    plan.documents.sbom.as_ref().map(|_| image.sbom(progress).map_err(Error::from)).transpose()
 }
 
 /// What the ramdisks are made of.
@@ -558,6 +580,7 @@ fn report(
         unpacked,
         inodes,
         warnings,
+        sbom: None,
         record,
     }
 }

@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// A file that gets its name when it is finished. Dropped before that, it leaves nothing behind.
@@ -58,6 +58,12 @@ impl Output {
             None => builder(&permissions()).make_in(folder(&target), |path| give_name(&file, path))?.into_temp_path(),
         };
         name.persist(&target).map_err(|error| error.error)
+    }
+}
+
+impl Read for Output {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
     }
 }
 

@@ -83,6 +83,7 @@ pub(super) fn assemble<W: Write + Seek>(
     progress: &dyn Progress,
 ) -> Result<(W, Report), super::Error> {
     let image = Image::open(&plan.reference, &plan.platform, &plan.access)?;
+    let sbom = super::sbom(plan, &image, progress)?;
     let boot = boot(plan)?;
     let cmd = command(&image.config).ok_or(Error::NoCommand)?;
     let container = docker::load(&image, plan.docker_store, &plan.layers, progress)?;
@@ -97,7 +98,8 @@ pub(super) fn assemble<W: Write + Seek>(
     strictly(plan, &warnings)?;
     let diff_ids = image.layers().iter().filter_map(|layer| layer.diff_id).collect();
     let record = Record::new(plan, &boot, (&image, diff_ids), &process(cmd, &image.config));
-    finish(plan, &image, boot, record, &Ramdisks::Linuxkit(exported), warnings, out, progress)
+    let (out, report) = finish(plan, &image, boot, record, &Ramdisks::Linuxkit(exported), warnings, out, progress)?;
+    Ok((out, Report { sbom, ..report }))
 }
 
 /// What nitro-cli writes into `cmd`: Cmd, or else Entrypoint, never both.

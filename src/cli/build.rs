@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use eif::build::{Plan, Profile, Report, lock};
+use eif::build::{Documents, Plan, Profile, Report, lock};
 use eif::image::{Platform, Reference};
 use eif::initramfs::{Compress, Mtime};
 use eif::rootfs::docker::Store;
@@ -25,6 +25,7 @@ use super::ui::Ui;
   eif build oci:layout:v1 -o app.eif --cmd serve --cmd --port=80 --user 1000:1000
   eif build oci:layout:v1 -o app.eif --lock eif.lock
   eif build oci:layout:v1 -o app.eif --locked
+  eif build ghcr.io/acme/app:v1 -o app.eif --provenance app.intoto.json --sbom app.spdx.json
   eif build docker-archive:app.tar -o app.eif --signing-certificate cert.pem --private-key key.pem
   eif build rootfs:result/ -o app.eif --entrypoint /bin/app --env MODE=prod")]
 pub struct Args {
@@ -41,6 +42,15 @@ pub struct Args {
     /// Refuse a build that is not what the lock has; the image is the one that is named, the lock is left as it is
     #[arg(long)]
     locked: bool,
+    /// Write where the file comes from, as an in-toto statement with a SLSA v1 predicate
+    #[arg(long, value_name = "FILE")]
+    provenance: Option<PathBuf>,
+    /// Write all facts of the build, as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Write the SBOM that the image has, as it is; an image without one is refused
+    #[arg(long, value_name = "FILE")]
+    sbom: Option<PathBuf>,
     #[command(flatten)]
     options: BuildOptions,
     #[command(flatten)]
@@ -144,6 +154,7 @@ enum CompressFormat {
 pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     let mut plan = args.options.plan(&args.image)?;
     plan.lock = lock(args.lock, args.locked, &args.image)?;
+    plan.documents = Documents { provenance: args.provenance, report: args.report, sbom: args.sbom, ..plan.documents };
     plan.signer = args.signing.signer()?;
     let report = eif::build::build(&plan, &args.output, &ui.progress())?;
     tell(&report, ui);
@@ -294,6 +305,8 @@ impl BuildOptions {
         let scratch = std::env::temp_dir();
         let (limits, threads) = (self.source.limits(), self.source.threads());
         let access = self.source.access(&scratch, limits.unpacked)?;
+        let elsewhere = matches!(reference, Reference::Docker(_) | Reference::DockerDaemon { .. });
+        let pulled = elsewhere.then(environment::now);
         Ok(Plan {
             reference,
             platform,
@@ -322,6 +335,7 @@ impl BuildOptions {
             access,
             cache: environment::cache_if_any(),
             lock: None,
+            documents: Documents { reference: image.to_string_lossy().into_owned(), pulled, ..Documents::default() },
             signer: None,
         })
     }

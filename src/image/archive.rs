@@ -382,7 +382,16 @@ fn from_saved(archive: Archive, saved: &Saved, platform: &Platform) -> Result<Im
     let config = config.into_config();
     let files = Box::new(archive);
     let origin = Origin::Image;
-    Ok(Image { manifest_digest: None, platform: *platform, origin, config, pin: None, layers, files })
+    Ok(Image {
+        manifest_digest: None,
+        platform: *platform,
+        origin,
+        config,
+        pin: None,
+        layers,
+        attestations: Vec::new(),
+        files,
+    })
 }
 
 /// The digest that a config's name in the archive is: `HEX.json`, or `blobs/sha256/HEX`.

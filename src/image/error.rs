@@ -207,6 +207,12 @@ pub enum Error {
         /// What came, in bytes; of too many, as many as were looked at.
         got: u64,
     },
+    /// The image comes without a bill of materials.
+    #[error("{what} has no SBOM: no attestation beside it and no artifact that refers to it is one")]
+    NoSbom {
+        /// The image.
+        what: String,
+    },
     /// Manifest and config disagree on the number of layers.
     #[error("the manifest has {manifest} layers, the config has {config} diff_ids")]
     LayerCount {
@@ -274,6 +280,7 @@ impl Refusal for Error {
             Error::Offline { .. } => "E-offline",
             Error::BlobDigest { .. } => "E-digest",
             Error::BlobSize { .. } => "E-size",
+            Error::NoSbom { .. } => "E-no-sbom",
             Error::LayerCount { .. } => "E-layer-count-mismatch",
             Error::UnsupportedEntry { .. } => "E-unsupported-entry",
             Error::FileChanged { .. } => "E-file-changed",
@@ -316,6 +323,10 @@ impl Refusal for Error {
             Error::Offline { .. } => "build it once without --offline; name the image by its digest",
             Error::BlobDigest { .. } | Error::BlobSize { .. } => {
                 "the other side or something on the way to it gave wrong bytes; try again, or try a mirror"
+            }
+            Error::NoSbom { .. } => {
+                "build the image with `docker buildx build --sbom=true --push`, or attach one with `oras attach`; a \
+                 Docker engine and `docker save` do not pass it on"
             }
             Error::LayerCount { .. } => "the image is damaged or was made by a broken tool; fetch it again",
             Error::UnsupportedEntry { .. } => "remove it from the directory",

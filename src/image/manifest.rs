@@ -12,7 +12,7 @@ use super::{
     Compression, Digest, Error, Files, Image, JSON_LIMIT, Layer, Origin, Platform, Selector, Verified, Wanted,
     WantedKind,
 };
-use crate::Silent;
+use crate::{Progress, Silent};
 
 /// Indexes inside indexes are followed this deep.
 const INDEX_DEPTH: usize = 4;
@@ -26,6 +26,8 @@ const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+"
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// BuildKit marks its attestation manifests so, and gives them the platform `unknown/unknown`.
 const ATTESTATION: &str = "vnd.docker.reference.type";
+/// The manifest that such a one is about.
+const ATTESTED: &str = "vnd.docker.reference.digest";
 
 /// Opens the image that `selector` and `platform` pick out of the OCI layout in `files`.
 pub(super) fn open(files: Box<dyn Files>, selector: &Selector, platform: &Platform) -> Result<Image, Error> {
@@ -51,6 +53,12 @@ pub(super) fn open_document(
         .map_err(|error| Error::BadManifest { what: what.to_owned(), why: error.to_string() })?;
     let manifest = Resolver { files: &*files, platform }.resolve(&[descriptor], what)?;
     from_manifest(files, manifest, platform)
+}
+
+/// All that `index.json` lists.
+pub(super) fn entries<F: Files + ?Sized>(files: &F) -> Result<Vec<Descriptor>, Error> {
+    let index: ImageIndex = json(&named(files, "index.json")?, "index.json")?;
+    Ok(index.manifests().clone())
 }
 
 /// What a document is by its own words, and without them by its shape. What a registry's header says of it does not
@@ -108,11 +116,20 @@ fn is_attestation(entry: &Descriptor) -> bool {
     annotated || entry.platform().as_ref().is_some_and(|platform| platform.os().to_string() == "unknown")
 }
 
+/// Whether BuildKit says that the entry is an attestation about this manifest.
+fn is_about(entry: &Descriptor, digest: &Digest) -> bool {
+    let Some(annotations) = entry.annotations() else { return false };
+    let says = |key: &str, value: &str| annotations.get(key).is_some_and(|said| said == value);
+    says(ATTESTATION, "attestation-manifest") && says(ATTESTED, &digest.to_string())
+}
+
 /// A manifest that was chosen, with its digest and its config.
 struct Chosen {
     digest: Digest,
     manifest: ImageManifest,
     config: Parsed,
+    /// The attestation manifests that are about it.
+    attestations: Vec<Descriptor>,
 }
 
 /// What a search has seen in vain.
@@ -152,7 +169,8 @@ impl Resolver<'_> {
                     continue;
                 }
             }
-            if let Some(chosen) = self.enter(entry, depth, passed)? {
+            if let Some(mut chosen) = self.enter(entry, depth, passed)? {
+                chosen.attestations.extend(entries.iter().filter(|entry| is_about(entry, &chosen.digest)).cloned());
                 return Ok(Some(chosen));
             }
         }
@@ -196,24 +214,29 @@ impl Resolver<'_> {
             passed.platforms.insert(words(&config.os, &config.architecture, config.variant.as_deref()));
             return Ok(None);
         }
-        Ok(Some(Chosen { digest, manifest, config }))
+        Ok(Some(Chosen { digest, manifest, config, attestations: Vec::new() }))
     }
 
     /// A small blob, whole and verified.
     fn blob(&self, kind: WantedKind, digest: Digest, size: u64, what: &str) -> Result<Vec<u8>, Error> {
-        if size > JSON_LIMIT {
-            let why = format!("{size} bytes, the limit is {JSON_LIMIT}");
-            return Err(Error::BadManifest { what: what.to_owned(), why });
-        }
-        self.files.fetch(&[Wanted { digest, size, kind, what: what.to_owned() }], &Silent)?;
-        let missing = || Error::MissingBlob { what: what.to_owned() };
-        let file = self.files.open(&blob_name(&digest))?.ok_or_else(missing)?;
-        let mut bytes = Vec::new();
-        Verified::new(file.bytes, digest, Some(size), what.to_owned())
-            .read_to_end(&mut bytes)
-            .map_err(|error| Error::from_io(error, what))?;
-        Ok(bytes)
+        whole(self.files, &Wanted { digest, size, kind, what: what.to_owned() }, JSON_LIMIT, &Silent)
     }
+}
+
+/// A blob of at most `limit` bytes, whole and verified.
+pub(super) fn whole(files: &dyn Files, wanted: &Wanted, limit: u64, progress: &dyn Progress) -> Result<Vec<u8>, Error> {
+    let Wanted { digest, size, what, .. } = wanted;
+    if *size > limit {
+        let why = format!("{size} bytes, the limit is {limit}");
+        return Err(Error::BadManifest { what: what.clone(), why });
+    }
+    files.fetch(std::slice::from_ref(wanted), progress)?;
+    let file = files.open(&blob_name(digest))?.ok_or_else(|| Error::MissingBlob { what: what.clone() })?;
+    let mut bytes = Vec::new();
+    Verified::new(file.bytes, *digest, Some(*size), what.clone())
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::from_io(error, what))?;
+    Ok(bytes)
 }
 
 /// Says what a manifest is for when it is of no container image, before its JSON is held to an image's shape.
@@ -260,8 +283,8 @@ fn from_manifest(files: Box<dyn Files>, chosen: Chosen, platform: &Platform) -> 
         .map(|(index, (descriptor, diff_id))| layer(descriptor, diff_id, index, count))
         .collect::<Result<Vec<_>, _>>()?;
     let manifest_digest = Some(chosen.digest);
-    let (origin, config) = (Origin::Image, chosen.config.into_config());
-    Ok(Image { manifest_digest, platform: *platform, origin, config, pin: None, layers, files })
+    let (origin, config, attestations) = (Origin::Image, chosen.config.into_config(), chosen.attestations);
+    Ok(Image { manifest_digest, platform: *platform, origin, config, pin: None, layers, attestations, files })
 }
 
 fn layer(descriptor: &Descriptor, diff_id: Digest, index: usize, count: usize) -> Result<Layer, Error> {
@@ -317,7 +340,7 @@ pub(super) fn blob_name(digest: &Digest) -> String {
 }
 
 /// A small named file, whole.
-pub(super) fn named(files: &dyn Files, name: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn named<F: Files + ?Sized>(files: &F, name: &str) -> Result<Vec<u8>, Error> {
     let missing = || Error::NotAnImage { what: name.to_owned(), why: "the file is missing".to_owned() };
     let file = files.open(name)?.ok_or_else(missing)?;
     if file.size > JSON_LIMIT {

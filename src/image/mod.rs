@@ -18,11 +18,13 @@ mod platform;
 pub(crate) mod record;
 mod reference;
 mod registry;
+mod sbom;
 pub mod store;
 
 use std::io::Read;
 use std::path::Path;
 
+use oci_spec::image::Descriptor;
 use serde::{Deserialize, Serialize};
 
 pub use access::Access;
@@ -34,7 +36,7 @@ pub use digest::{Digest, Verified};
 pub use error::Error;
 pub use platform::Platform;
 pub use reference::{Reference, Selector};
-pub use registry::{Mirror, Name, Network, Refused};
+pub use registry::{Blob, Content, Mirror, Name, Network, Refused, Repository};
 pub use store::Store;
 
 use crate::Progress;
@@ -63,6 +65,12 @@ trait Files: Send + Sync {
     /// Replaces a blob that turned out to be damaged, and tells whether that could be done.
     fn fetch_again(&self, _wanted: &Wanted, _progress: &dyn Progress) -> Result<bool, Error> {
         Ok(false)
+    }
+
+    /// Manifests that may be about the one with this digest; whoever asks holds them to their `subject`.
+    fn referrers(&self, _manifest: &Digest) -> Result<Vec<Descriptor>, Error> {
+        let layout = self.open("index.json")?.is_some();
+        if layout { manifest::entries(self) } else { Ok(Vec::new()) }
     }
 }
 
@@ -106,6 +114,8 @@ pub struct Image {
     /// Where the reference has a tag of a registry: the same name with the digest that the tag led to now.
     pub pin: Option<String>,
     layers: Vec<Layer>,
+    /// Attestation manifests about it, which stood beside it.
+    attestations: Vec<Descriptor>,
     files: Box<dyn Files>,
 }
 

@@ -22,7 +22,16 @@ pub(super) fn open(path: &Path, platform: &Platform, access: &Access) -> Result<
     let layers =
         vec![Layer { name: format!("rootfs `{label}`"), blob: None, foreign: false, diff_id: None, compression: None }];
     let config = Config::default();
-    Ok(Image { manifest_digest: None, platform: *platform, origin, config, pin: None, layers, files })
+    Ok(Image {
+        manifest_digest: None,
+        platform: *platform,
+        origin,
+        config,
+        pin: None,
+        layers,
+        attestations: Vec::new(),
+        files,
+    })
 }
 
 /// The only file there is, under whatever name.

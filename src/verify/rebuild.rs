@@ -353,6 +353,7 @@ fn recorded(basis: &Basis, metadata: &Metadata, record: &Record) -> Plan {
         epoch: metadata::epoch(&metadata.build.time),
         signer: None,
         lock: None,
+        documents: build::Documents::default(),
         layers: rootfs::Options {
             keep_owners: record.rootfs.as_ref().is_some_and(|rootfs| rootfs.keep_owners),
             ..basis.plan.layers.clone()

@@ -96,6 +96,7 @@ pub struct Seen {
     pub query: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
+    /// What of it is no UTF-8 is replaced.
     pub body: String,
     /// How often this path was asked before.
     pub before: usize,
@@ -294,8 +295,9 @@ impl Shared {
             headers.insert(name.to_lowercase(), value.trim().to_owned());
         }
         let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
-        let mut body = String::new();
-        reader.take(length).read_to_string(&mut body)?;
+        let mut body = Vec::new();
+        reader.take(length).read_to_end(&mut body)?;
+        let body = String::from_utf8_lossy(&body).into_owned();
         let before = self.seen.lock().unwrap().iter().filter(|seen| seen.path == path).count();
         let (method, path, query) = ((*method).to_owned(), path.to_owned(), query.to_owned());
         Ok(Some(Seen { method, path, query, headers, body, before }))

@@ -51,6 +51,7 @@ pub fn plan(folder: &Path, store: model::Store) -> Plan {
         access: Access::new(Store::open(&folder.join("store"), None).unwrap(), folder.to_owned()),
         cache: None,
         lock: None,
+        documents: Default::default(),
         signer: None,
     }
 }

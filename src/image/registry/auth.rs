@@ -159,7 +159,7 @@ impl Exchange<'_> {
     /// The header's value, and what is secret.
     fn token(&self, bearer: &Bearer, login: &Login) -> Result<(String, Vec<String>), Trouble> {
         let realm = self.realm(bearer)?;
-        let scope = bearer.scope.clone().unwrap_or_else(|| format!("repository:{}:pull", self.ask.endpoint.repository));
+        let scope = self.scope(bearer);
         let mut query: Vec<(&str, &str)> = bearer.service.iter().map(|service| ("service", service.as_str())).collect();
         let mut secrets = Vec::new();
         let response = match login {
@@ -185,6 +185,17 @@ impl Exchange<'_> {
         Ok((format!("Bearer {token}"), secrets))
     }
 
+    /// What the registry names; who will push asks for that right at once, and not anew for each kind of question.
+    fn scope(&self, bearer: &Bearer) -> String {
+        let own = format!("repository:{}:", self.ask.endpoint.repository);
+        let asked = bearer.scope.clone().unwrap_or_else(|| format!("{own}pull"));
+        if !self.ask.endpoint.push {
+            return asked;
+        }
+        let others = asked.split_ascii_whitespace().filter(|one| !one.starts_with(&own));
+        others.map(str::to_owned).chain([format!("{own}pull,push")]).collect::<Vec<_>>().join(" ")
+    }
+
     fn realm(&self, bearer: &Bearer) -> Result<Url, Trouble> {
         let refuse = |why: &str| {
             let realm: String = bearer.realm.chars().take_while(|c| *c != '?').take(200).collect();
@@ -206,7 +217,7 @@ impl Exchange<'_> {
             header.set_sensitive(true);
             header
         });
-        self.http.travel(self.ask, realm, HeaderMap::new(), header.as_ref()).map(|answer| answer.response)
+        self.http.travel(self.ask, &Method::GET, realm, HeaderMap::new(), header.as_ref()).map(|answer| answer.response)
     }
 
     /// A form is sent to the token server itself and nowhere else.

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as Cause;
+use std::pin::pin;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
-use reqwest::{Client, Request, Response, StatusCode, Url, redirect};
+use reqwest::{Client, Method, Request, Response, StatusCode, Url, redirect};
 use tokio::runtime::Runtime;
 
 use super::super::{Access, Credentials, Error};
 use super::endpoint::{Endpoint, Scheme, is_loopback};
 use super::refused::{Kind, Refused, said};
+use super::upload::Sent;
 use super::{Network, after, auth};
 use crate::escaped;
 
@@ -23,6 +25,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 const WORDS_LIMIT: u64 = 16 << 10;
 /// Bytes that must come in each stretch of waiting as long as the patience, so that drops do not pass for a stream.
 const LEAST: u64 = 16 << 10;
+/// Pause between two looks whether a body goes on.
+const LOOK: Duration = Duration::from_millis(100);
+/// So many times the patience may pass between the last byte of a body and the answer.
+const PONDERING: u32 = 10;
 /// The forms of manifests that are understood (image-spec, Docker's manifest v2 schema 2).
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
@@ -91,7 +97,7 @@ impl Ask<'_> {
 /// An answer, and whether it is that of the host that was asked and not of one that it redirected to.
 pub(super) struct Answer {
     pub(super) response: Response,
-    home: bool,
+    pub(super) home: bool,
 }
 
 /// Sends requests. The clients of the different kinds of connections are made when they are needed.
@@ -99,8 +105,12 @@ pub(super) struct Http {
     pub(super) network: Network,
     pub(super) credentials: Credentials,
     runtime: Runtime,
-    clients: Mutex<BTreeMap<(bool, bool), Client>>,
+    clients: Mutex<BTreeMap<Kinds, Client>>,
 }
+
+/// What clients differ in: whether a connection is by TLS, whether it stays on this machine, and whether the body of a
+/// request may take longer than the patience.
+type Kinds = (bool, bool, bool);
 
 impl Http {
     pub(super) fn new(access: &Access) -> Result<Self, Error> {
@@ -112,27 +122,39 @@ impl Http {
 
     /// The answer to `ask`, if it is the one that was hoped for (or says that the range is wrong).
     pub(super) fn get(&self, ask: &Ask<'_>) -> Result<Answer, Trouble> {
-        let mut renewed = false;
-        loop {
-            let authorization = auth::current(ask.endpoint);
-            let answer = self.ask_home(ask, authorization.as_ref())?;
-            if answer.response.status() != StatusCode::UNAUTHORIZED || !answer.home || renewed {
-                return self.judge(ask, answer);
-            }
-            auth::renew(self, ask, &answer.response, authorization)?;
-            renewed = true;
+        let answer = self.ask(ask, &Method::GET)?;
+        self.judge(ask, answer)
+    }
+
+    /// The answer to a question without a body, whatever it says.
+    pub(super) fn ask(&self, ask: &Ask<'_>, method: &Method) -> Result<Answer, Trouble> {
+        self.authorized(ask, |authorization| self.ask_home(ask, method, authorization))
+    }
+
+    /// The answer to what `send` sends; it is sent once more when the registry demands to know who asks.
+    pub(super) fn authorized(
+        &self,
+        ask: &Ask<'_>,
+        send: impl Fn(Option<&HeaderValue>) -> Result<Answer, Trouble>,
+    ) -> Result<Answer, Trouble> {
+        let authorization = auth::current(ask.endpoint);
+        let answer = send(authorization.as_ref())?;
+        if answer.response.status() != StatusCode::UNAUTHORIZED || !answer.home {
+            return Ok(answer);
         }
+        auth::renew(self, ask, &answer.response, authorization)?;
+        send(auth::current(ask.endpoint).as_ref())
     }
 
     /// By the scheme that serves, which the first question finds out.
-    fn ask_home(&self, ask: &Ask<'_>, authorization: Option<&HeaderValue>) -> Result<Answer, Trouble> {
+    fn ask_home(&self, ask: &Ask<'_>, method: &Method, authorization: Option<&HeaderValue>) -> Result<Answer, Trouble> {
         let schemes = ask.endpoint.schemes();
         let mut first = None;
         for (index, scheme) in schemes.iter().enumerate() {
             let no_url = || Trouble::from(Error::from(ask.refused(Kind::Connect, "the name makes no URL")));
             let url = ask.endpoint.url(*scheme, &ask.path).ok_or_else(no_url)?;
             let last = index.saturating_add(1) >= schemes.len();
-            match self.travel(ask, url, ask.headers(), authorization) {
+            match self.travel(ask, method, url, ask.headers(), authorization) {
                 // A TLS server says so to whoever speaks HTTP to it.
                 Ok(answer)
                     if answer.response.status() == StatusCode::BAD_REQUEST && *scheme == Scheme::Http && !last =>
@@ -153,10 +175,11 @@ impl Http {
         Err(first.unwrap_or_else(|| Error::from(ask.refused(Kind::Connect, "no scheme to ask by")).into()))
     }
 
-    /// Follows redirects. Who asks is told to the first host alone.
+    /// Follows redirects of GET. Who asks is told to the first host alone.
     pub(super) fn travel(
         &self,
         ask: &Ask<'_>,
+        method: &Method,
         start: Url,
         mut headers: HeaderMap,
         authorization: Option<&HeaderValue>,
@@ -171,10 +194,10 @@ impl Http {
             if !home {
                 headers.remove(AUTHORIZATION);
             }
-            let mut request = Request::new(reqwest::Method::GET, url.clone());
+            let mut request = Request::new(method.clone(), url.clone());
             request.headers_mut().clone_from(&headers);
             let response = self.send(ask, request)?;
-            match location(&response) {
+            match location(&response).filter(|_| *method == Method::GET) {
                 Some(place) => url = self.next(ask, &url, &place)?,
                 None => return Ok(Answer { response, home }),
             }
@@ -183,7 +206,7 @@ impl Http {
     }
 
     /// Where a redirect may lead: never from https to http, and to http only where a connection may be plain.
-    fn next(&self, ask: &Ask<'_>, from: &Url, place: &str) -> Result<Url, Trouble> {
+    pub(super) fn next(&self, ask: &Ask<'_>, from: &Url, place: &str) -> Result<Url, Trouble> {
         let refuse = |why: String| Trouble::from(Error::from(ask.refused(Kind::Status, why)));
         let mut url = from.join(place).map_err(|_| refuse("a redirect to what is no URL".to_owned()))?;
         let host = escaped(url.host_str().unwrap_or_default().as_bytes());
@@ -211,30 +234,60 @@ impl Http {
 
     /// One request, one answer.
     pub(super) fn send(&self, ask: &Ask<'_>, request: Request) -> Result<Response, Trouble> {
-        if !self.permits(request.url()) {
-            let why =
-                format!("plain http is for this machine alone ({})", request.url().origin().ascii_serialization());
-            return Err(Error::from(ask.refused(Kind::Tls, why)).into());
-        }
-        let client = self.client(ask, request.url())?;
+        let client = self.client(ask, request.url(), false)?;
         let host = request.url().host_str().unwrap_or_default().to_owned();
         // The block is entered in the runtime, where the timeouts must be made.
         self.runtime.block_on(async { client.execute(request).await }).map_err(|error| transport(ask, &host, &error))
     }
 
-    fn client(&self, ask: &Ask<'_>, url: &Url) -> Result<Client, Trouble> {
-        let kind = (url.scheme() == "https", is_loopback(url));
+    /// The same with a body that may take as long as it goes on; `tell` hears of each part that has gone.
+    pub(super) fn pour(
+        &self,
+        ask: &Ask<'_>,
+        request: Request,
+        sent: &Sent,
+        tell: &dyn Fn(u64),
+    ) -> Result<Response, Trouble> {
+        let client = self.client(ask, request.url(), true)?;
+        let host = request.url().host_str().unwrap_or_default().to_owned();
+        let (mut before, mut silent) = (0, Duration::ZERO);
+        self.runtime.block_on(async {
+            let mut answer = pin!(client.execute(request));
+            loop {
+                if let Ok(answer) = tokio::time::timeout(LOOK, &mut answer).await {
+                    tell(sent.bytes().saturating_sub(before));
+                    return answer.map_err(|error| transport(ask, &host, &error));
+                }
+                let now = sent.bytes();
+                tell(now.saturating_sub(before));
+                silent = if now > before { Duration::ZERO } else { silent.saturating_add(LOOK) };
+                before = now;
+                // A registry that has all of it may have to move it to its storage.
+                let factor = if sent.is_all() { PONDERING } else { 1 };
+                if silent >= self.network.patience.saturating_mul(factor) {
+                    let why = format!("nothing was taken for {} s, {now} bytes were sent", silent.as_secs());
+                    return Err(Trouble::Passing(ask.refused(Kind::Timeout, why), None));
+                }
+            }
+        })
+    }
+
+    fn client(&self, ask: &Ask<'_>, url: &Url, slow: bool) -> Result<Client, Trouble> {
+        if !self.permits(url) {
+            let why = format!("plain http is for this machine alone ({})", url.origin().ascii_serialization());
+            return Err(Error::from(ask.refused(Kind::Tls, why)).into());
+        }
+        let kind = (url.scheme() == "https", is_loopback(url), slow);
         let mut clients = self.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(client) = clients.get(&kind) {
             return Ok(client.clone());
         }
-        let (secure, loopback) = kind;
-        let client = self.build(secure, loopback).map_err(|why| Error::from(ask.refused(Kind::Tls, why)))?;
+        let client = self.build(kind).map_err(|why| Error::from(ask.refused(Kind::Tls, why)))?;
         clients.insert(kind, client.clone());
         Ok(client)
     }
 
-    fn build(&self, secure: bool, loopback: bool) -> Result<Client, String> {
+    fn build(&self, (secure, loopback, slow): Kinds) -> Result<Client, String> {
         // Whoever was first has chosen.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let patience = self.network.patience;
@@ -242,10 +295,12 @@ impl Http {
             .redirect(redirect::Policy::none())
             .referer(false)
             .connect_timeout(patience.min(CONNECT))
-            .read_timeout(patience)
             .user_agent(concat!("eif/", env!("CARGO_PKG_VERSION")))
             // A client for plain http needs no authorities, which this machine may lack.
             .tls_danger_accept_invalid_certs(self.network.insecure || !secure);
+        if !slow {
+            builder = builder.read_timeout(patience);
+        }
         if loopback {
             builder = builder.no_proxy();
         }
@@ -278,7 +333,7 @@ impl Http {
         let said = said(&body, &auth::secrets(ask.endpoint)).map(|words| format!(": {words}"));
         let from = if answer.home { String::new() } else { format!("redirected to {host}: ") };
         let why = format!("{from}HTTP {status}{}", said.unwrap_or_default());
-        let blob = ask.path.starts_with("blobs/");
+        let blob = ask.path.starts_with("blobs/sha256:");
         match status.as_u16() {
             408 | 425 | 429 | 500..=599 => Trouble::Passing(ask.refused(Kind::Status, why), wait),
             // A signed URL of a storage that has expired: the registry gives another.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, TRANSFER_ENCODING};
-use reqwest::{Response, Version};
+use reqwest::{Method, Response, Version};
 
 use super::super::store::Partial;
 use super::super::{Digest, JSON_LIMIT};
 use super::Error;
-use super::client::{Ask, Flow, Http, Trouble};
+use super::client::{Answer, Ask, Flow, Http, Trouble};
 use super::refused::{Kind, Refused};
 use crate::escaped;
 
@@ -63,6 +63,20 @@ pub(super) struct Known {
 /// A manifest or an index, whole.
 pub(super) fn document(http: &Http, ask: &Ask<'_>, known: Known) -> Result<Vec<u8>, Trouble> {
     let answer = http.get(ask)?;
+    bounded(http, ask, answer, known)
+}
+
+/// A document that need not be there.
+pub(super) fn perhaps(http: &Http, ask: &Ask<'_>) -> Result<Option<Vec<u8>>, Trouble> {
+    let answer = http.ask(ask, &Method::GET)?;
+    match answer.response.status() {
+        StatusCode::NOT_FOUND => Ok(None),
+        StatusCode::OK => bounded(http, ask, answer, Known { digest: None, size: None }).map(Some),
+        _ => Err(http.status(ask, answer)),
+    }
+}
+
+fn bounded(http: &Http, ask: &Ask<'_>, answer: Answer, known: Known) -> Result<Vec<u8>, Trouble> {
     let bytes = http.body(ask, answer.response, JSON_LIMIT)?;
     if bytes.len() as u64 > JSON_LIMIT {
         let why = format!("more than {JSON_LIMIT} bytes, the limit");

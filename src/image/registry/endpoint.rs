@@ -55,6 +55,8 @@ pub(super) struct Endpoint {
     pub(super) repository: String,
     /// Whether the user named only the registry that this stands in for.
     pub(super) mirror: bool,
+    /// Whether something is to be put there.
+    pub(super) push: bool,
     /// The proof of who asks, once it has been demanded.
     pub(super) session: Mutex<Session>,
     authority: String,
@@ -68,6 +70,11 @@ impl Endpoint {
     pub(super) fn all(name: &Name, network: &Network) -> Vec<Self> {
         let mirrors = network.mirrors.iter().filter(|mirror| mirror.of == name.host);
         mirrors.map(|mirror| Self::mirror(mirror, name)).chain([Self::origin(name, network)]).collect()
+    }
+
+    /// The registry itself, for what is put there.
+    pub(super) fn to_push(name: &Name, network: &Network) -> Self {
+        Self { push: true, ..Self::origin(name, network) }
     }
 
     fn origin(name: &Name, network: &Network) -> Self {
@@ -95,6 +102,7 @@ impl Endpoint {
             host,
             repository,
             mirror,
+            push: false,
             session: Mutex::default(),
             authority,
             schemes,

@@ -7,6 +7,8 @@
 //! | `client` | connections, redirects, what an answer means |
 //! | `auth` | how a registry is told who asks |
 //! | `download` | what is asked again, and from which byte on |
+//! | `upload` | what is put there, and that it goes on |
+//! | `repository` | all of it for what is no container image |
 //! | `refused` | how all of it is told to the user |
 //!
 //! Of oci-client (`oci_distribution`) come the grammar of names and the form of tokens. Its client is not used: it reads
@@ -26,6 +28,8 @@ mod download;
 mod endpoint;
 mod name;
 mod refused;
+mod repository;
+mod upload;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -35,9 +39,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use oci_spec::image::{Descriptor, ImageIndex};
+
 pub use endpoint::Mirror;
 pub use name::Name;
 pub use refused::{Kind, Refused};
+pub use repository::{Blob, Content, Repository};
 
 use super::manifest;
 use super::store::Slot;
@@ -85,9 +92,7 @@ struct Registry {
 
 /// Opens the image `name` for `platform`.
 pub(super) fn open(name: &Name, platform: &Platform, access: &Access) -> Result<Image, Error> {
-    let endpoints = Endpoint::all(name, &access.network);
-    let http = Http::new(access)?;
-    let registry = Registry { name: name.clone(), access: access.clone(), endpoints, http, held: Mutex::default() };
+    let registry = Registry::new(name, access, Endpoint::all(name, &access.network))?;
     let (digest, bytes) = registry.root()?;
     let mut image = manifest::open_document(Box::new(registry), &digest, &bytes, &name.to_string(), platform)?;
     image.pin = name.digest.is_none().then(|| name.pinned(&digest));
@@ -95,6 +100,11 @@ pub(super) fn open(name: &Name, platform: &Platform, access: &Access) -> Result<
 }
 
 impl Registry {
+    fn new(name: &Name, access: &Access, endpoints: Vec<Endpoint>) -> Result<Self, Error> {
+        let (name, access, http) = (name.clone(), access.clone(), Http::new(access)?);
+        Ok(Self { name, access, endpoints, http, held: Mutex::default() })
+    }
+
     /// What the name leads to: a manifest or an index.
     fn root(&self) -> Result<(Digest, Vec<u8>), Error> {
         let known = self.name.digest;
@@ -122,6 +132,21 @@ impl Registry {
             let ask = Ask { endpoint, path: format!("manifests/{reference}"), what, from: 0 };
             download::document(&self.http, &ask, known)
         })
+    }
+
+    /// A document that the registry need not have.
+    fn perhaps(&self, path: &str, what: &str) -> Result<Option<Vec<u8>>, Error> {
+        let endpoint = self.endpoints.last().filter(|_| !self.access.offline);
+        let Some(endpoint) = endpoint else { return Err(self.is_offline(what, Vec::new())) };
+        download::persist(download::TRIES, || {
+            let ask = Ask { endpoint, path: path.to_owned(), what, from: 0 };
+            download::perhaps(&self.http, &ask)
+        })
+    }
+
+    fn is_offline(&self, what: &str, hints: Vec<String>) -> Error {
+        let (place, why) = (format!("{}/{}", self.name.host, self.name.repository), "it is not in the store");
+        Refused { kind: Kind::Offline, place, what: what.to_owned(), why: why.to_owned(), hints }.into()
     }
 
     /// A small blob that the store has, whole and verified. What the disk has damaged is thrown away.
@@ -202,9 +227,7 @@ impl Registry {
                 other => return other,
             }
         }
-        let (place, why) = (format!("{}/{}", self.name.host, self.name.repository), "it is not in the store");
-        let (what, why) = (what.to_owned(), why.to_owned());
-        Err(Refused { kind: Kind::Offline, place, what, why, hints: mirrors }.into())
+        Err(self.is_offline(what, mirrors))
     }
 }
 
@@ -261,5 +284,17 @@ impl Files for Registry {
     fn fetch_again(&self, wanted: &Wanted, progress: &dyn Progress) -> Result<bool, Error> {
         self.access.store.discard(&wanted.digest)?;
         self.bring(wanted, progress).map(|()| true)
+    }
+
+    /// Asks the registry itself: by the API for it, and where it has none, for the tag that stands in for it.
+    fn referrers(&self, manifest: &Digest) -> Result<Vec<Descriptor>, Error> {
+        let what = format!("what refers to {}", manifest.short());
+        for path in [format!("referrers/{manifest}"), format!("manifests/sha256-{}", manifest.hex())] {
+            if let Some(bytes) = self.perhaps(&path, &what)? {
+                let index: ImageIndex = manifest::json(&bytes, &what)?;
+                return Ok(index.manifests().clone());
+            }
+        }
+        Ok(Vec::new())
     }
 }
