@@ -26,6 +26,7 @@
 //! - A refusal is a [`Refusal`]: one line of cause, a stable code, and what to do.
 //! - Memory grows with the number of entries, never with the number of bytes.
 
+pub mod artifact;
 pub mod attest;
 pub mod build;
 pub mod eif;

@@ -47,6 +47,11 @@ impl Output {
         self.file.set_permissions(permissions)
     }
 
+    /// The file, as it is so far.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Gives the file its name, in place of an old one.
     ///
     /// # Errors

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The flow, left to right. A module may import itself and what stands to its left.
-const FLOW: [&str; 10] =
-    ["image", "rootfs", "initramfs", "eif", "kernel", "build", "verify", "attest", "launch", "cli"];
+const FLOW: [&str; 11] =
+    ["image", "rootfs", "initramfs", "eif", "kernel", "build", "artifact", "verify", "attest", "launch", "cli"];
 /// Modules that all may import and that import none of the flow.
 const FREE: [&str; 6] = ["arch", "escaped", "refusal", "progress", "init", "output"];
 /// The crate's roots: they name every module because they declare them.

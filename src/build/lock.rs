@@ -164,7 +164,16 @@ impl Lock {
         if bytes.len() as u64 > LIMIT {
             return Err(broken(format!("more than {} MiB", LIMIT >> 20)));
         }
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        Self::parse(&bytes, path)
+    }
+
+    /// Reads the bytes of a lock; `path` names it in messages.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, Error> {
+        let broken = |why: String| Error::Broken { path: path.to_owned(), why };
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
         match value.get("lock") {
             Some(version) if version.as_u64() == Some(VERSION) => {}
             Some(other) => return Err(Error::Version { path: path.to_owned(), found: other.to_string() }),

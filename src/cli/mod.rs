@@ -14,6 +14,8 @@ mod kernel;
 mod kms;
 mod pcr;
 mod policy;
+mod pull;
+mod push;
 mod reference;
 mod run;
 mod sign;
@@ -76,6 +78,8 @@ enum Command {
     Policy(Box<policy::Args>),
     /// Read and verify attestation documents
     Attest(attest::Args),
+    Push(push::Args),
+    Pull(pull::Args),
     /// Boot an .eif and show its console
     Run(run::Args),
     /// Build, look at and list kernels
@@ -116,6 +120,8 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Sign(args) => sign::run(args, ui),
         Command::Policy(args) => policy::run(*args, ui),
         Command::Attest(args) => attest::run(args, ui),
+        Command::Push(args) => push::run(args, ui),
+        Command::Pull(args) => pull::run(args, ui),
         Command::Run(args) => run::run(args, ui),
         Command::Cache(args) => cache::run(args, ui),
         Command::Verify(args) => verify::run(*args, ui),

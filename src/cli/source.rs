@@ -8,6 +8,25 @@ use eif::rootfs::Limits;
 use super::environment;
 use super::failure::Failure;
 
+/// How a registry is reached, and as whom.
+#[derive(clap::Args, PartialEq)]
+pub struct RegistryOptions {
+    /// Log in to the registry with these; every process of this machine can read them in the list of processes, so
+    /// --authfile is better
+    #[arg(long, value_name = "USER:PASS")]
+    creds: Option<String>,
+    /// Take logins from this file of podman's or docker's, and from no other [default: REGISTRY_AUTH_FILE, else the
+    /// files of podman and docker]
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// Trust this authority's certificate (PEM) beside the system's
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Take any certificate, and plain http from other machines than this one
+    #[arg(long)]
+    insecure: bool,
+}
+
 /// Where the image comes from; whoever opens images has these options.
 #[derive(clap::Args, PartialEq)]
 #[command(next_help_heading = "Where the image comes from")]
@@ -21,14 +40,6 @@ pub struct SourceOptions {
     /// What may stay of downloads when the build ends; what was not used for the longest time goes first
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_BOUND, value_parser = size)]
     max_cache: u64,
-    /// Log in to the registry with these; every process of this machine can read them in the list of processes, so
-    /// --authfile is better
-    #[arg(long, value_name = "USER:PASS")]
-    creds: Option<String>,
-    /// Take logins from this file of podman's or docker's, and from no other [default: REGISTRY_AUTH_FILE, else the
-    /// files of podman and docker]
-    #[arg(long, value_name = "FILE")]
-    authfile: Option<PathBuf>,
     /// Refuse images that unpack to more (K, M, G are powers of 1024)
     #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = size)]
     max_unpacked: u64,
@@ -38,12 +49,8 @@ pub struct SourceOptions {
     /// Threads to use; has no influence on the bytes [default: as many as there are CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
-    /// Trust this authority's certificate (PEM) beside the system's
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
-    /// Take any certificate, and plain http from other machines than this one
-    #[arg(long)]
-    insecure: bool,
+    #[command(flatten)]
+    registry: RegistryOptions,
     /// Ask URL for what is in the registry HOST, and HOST itself last; repeatable
     #[arg(long, value_name = "HOST=URL")]
     mirror: Vec<Mirror>,
@@ -71,14 +78,21 @@ impl SourceOptions {
             Some(cache) => Store::open(&cache.join("blobs"), Some(self.max_cache))?,
             None => Store::temporary(scratch)?,
         };
-        let credentials = self.credentials()?;
-        let (tls_ca, mirrors) = (self.tls_ca.clone(), self.mirror.clone());
-        let network = Network { tls_ca, insecure: self.insecure, mirrors, ..Network::default() };
+        let credentials = self.registry.credentials()?;
+        let network = self.registry.network(self.mirror.clone());
         let (offline, engine) = (self.offline, environment::engine());
         Ok(Access { limit, offline, credentials, network, engine, ..Access::new(store, scratch.to_owned()) })
     }
+}
 
-    fn credentials(&self) -> Result<Credentials, Failure> {
+impl RegistryOptions {
+    /// The way to a registry; `mirrors` are asked first.
+    pub fn network(&self, mirrors: Vec<Mirror>) -> Network {
+        Network { tls_ca: self.tls_ca.clone(), insecure: self.insecure, mirrors, ..Network::default() }
+    }
+
+    /// Who registries are told that we are.
+    pub fn credentials(&self) -> Result<Credentials, Failure> {
         let files = match &self.authfile {
             Some(file) => vec![AuthFile::new(file, Standing::Named)],
             None => environment::auth_files(),
@@ -121,7 +135,11 @@ mod tests {
     }
 
     fn credentials(given: &str) -> Result<Credentials, Failure> {
-        Line::try_parse_from(["eif", "--creds", given]).unwrap_or_else(|error| panic!("{error}")).options.credentials()
+        Line::try_parse_from(["eif", "--creds", given])
+            .unwrap_or_else(|error| panic!("{error}"))
+            .options
+            .registry
+            .credentials()
     }
 
     #[test]
