@@ -260,7 +260,7 @@ pub fn pull(
     let mut outputs = vec![(target, output)];
     if let Some(((path, mut output), blob)) = lock {
         copy(&repository, &blob, (path, &mut output), progress)?;
-        check_lock(&Lock::parse(&all(&mut output, path)?, path)?, path, &measurements)?;
+        check_lock(&Lock::parse(&all(&mut output, path)?, path)?, &blob.what, &measurements)?;
         outputs.push((path, output));
     }
     if let Some(((path, mut output), blob)) = statement {
@@ -310,7 +310,7 @@ fn small(path: &Path) -> Result<Vec<u8>, Error> {
 
 fn lock_bytes(path: &Path, measured: &Measurements) -> Result<Vec<u8>, Error> {
     let bytes = small(path)?;
-    check_lock(&Lock::parse(&bytes, path)?, path, measured)?;
+    check_lock(&Lock::parse(&bytes, path)?, &path.display().to_string(), measured)?;
     Ok(bytes)
 }
 
@@ -322,16 +322,13 @@ fn statement_bytes(path: &Path, file: &Digest) -> Result<Vec<u8>, Error> {
     }
 }
 
-fn check_lock(lock: &Lock, path: &Path, measured: &Measurements) -> Result<(), Error> {
+fn check_lock(lock: &Lock, what: &str, measured: &Measurements) -> Result<(), Error> {
     let Pcrs { pcr0, pcr1, pcr2 } = lock.measurements;
     let said = [("PCR0", pcr0, measured.pcr0), ("PCR1", pcr1, measured.pcr1), ("PCR2", pcr2, measured.pcr2)];
     match said.into_iter().find(|(_, said, measured)| said != measured) {
-        Some((register, said, measured)) => Err(Error::Pcr {
-            what: path.display().to_string(),
-            register,
-            said: said.to_string(),
-            measured: measured.to_string(),
-        }),
+        Some((register, said, measured)) => {
+            Err(Error::Pcr { what: what.to_owned(), register, said: said.to_string(), measured: measured.to_string() })
+        }
         None => Ok(()),
     }
 }
@@ -467,5 +464,51 @@ impl Manifest {
         }
         let text = format!("the manifest of {what} does not name {}; the file alone says so", silent.join(", "));
         Ok(if silent.is_empty() { Vec::new() } else { vec![Warning::new("W-no-pcrs", text)] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::eif::Pcr;
+
+    fn measured(pcr8: Option<Pcr>) -> Measurements {
+        Measurements { pcr0: Pcr([0; 48]), pcr1: Pcr([1; 48]), pcr2: Pcr([2; 48]), pcr8 }
+    }
+
+    /// The empty config's digest is the specification's own.
+    #[test]
+    fn a_manifest_is_stable_json_without_a_time() {
+        let layers = [Layer::new(EIF, Digest::of(b"x"), 1, "app.eif".to_owned())];
+        let text = String::from_utf8(manifest(&layers, &measured(Some(Pcr([8; 48]))))).unwrap();
+        let begin = format!(r#"{{"annotations":{{"PCR0":"{}","PCR1":"{}""#, "00".repeat(48), "01".repeat(48));
+        assert!(text.starts_with(&begin), "{text}");
+        let empty = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+        let config = format!(r#""config":{{"data":"e30=","digest":"{empty}","mediaType":"{}","size":2}}"#, EMPTY.0);
+        assert!(text.contains(&config) && text.contains(r#""PCR8":"0808"#), "{text}");
+        let read = Manifest::read(text.as_bytes(), "x").unwrap();
+        assert_eq!(read.eif("x").unwrap().digest, Digest::of(b"x"));
+        assert!(read.check(&measured(Some(Pcr([8; 48]))), "x").unwrap().is_empty());
+        for other in [None, Some(Pcr([9; 48]))] {
+            assert!(matches!(read.check(&measured(other), "x"), Err(Error::Pcr { register: "PCR8", .. })));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn prop_any_manifest_is_read_or_refused(digest in "(sha256:)?[0-9a-f]{0,64}", size: u64, said in "[ -~]{0,100}") {
+            let text = json!({ "layers": [{ "mediaType": EIF, "digest": digest, "size": size }],
+                "annotations": { "PCR1": said } }).to_string();
+            let manifest = Manifest::read(text.as_bytes(), "x").unwrap();
+            prop_assert_eq!(manifest.eif("x").is_ok(), digest.parse::<Digest>().is_ok());
+            prop_assert_eq!(manifest.check(&measured(None), "x").is_ok(), said == "01".repeat(48));
+            for end in 0..text.len() {
+                prop_assert!(Manifest::read(&text.as_bytes()[..end], "x").is_err());
+            }
+        }
     }
 }

@@ -6,9 +6,13 @@ mod common;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use common::registry::{Deed, Demands, Fake, RealRegistry, Reply, Seen, certificates};
 use common::{Output, TestEnv};
+use eif::artifact::{self, Attached};
+use eif::image::{Access, Name, Network, Store};
+use eif::{Refusal, Silent};
 use eif_testdata::{Config, Files, Image, OciLayout, fake_bzimage, layers, sha256};
 use serde_json::{Value, json};
 
@@ -360,4 +364,38 @@ fn a_damaged_copy_in_the_store_is_fetched_again() {
     fs::write(&stored, bytes).unwrap();
     let _ = pull(&env, &name, &[]).success();
     assert_eq!(file(&env, "app.eif"), file(&env, "pulled.eif"));
+}
+
+/// A push with this much patience: the refusal's code.
+fn impatient(env: &TestEnv, fake: &Fake, patience: u64) -> &'static str {
+    let network = Network { patience: Duration::from_millis(patience), ..Network::default() };
+    let access = Access { network, ..Access::new(Store::open(&env.path("store"), None).unwrap(), env.tmp()) };
+    let name = Name::parse(&format!("{}/app:v1", fake.host)).unwrap();
+    let pushed = artifact::push(&env.path("app.eif"), &name, &Attached::default(), &access, 1, &Silent);
+    pushed.unwrap_err().code()
+}
+
+/// A registry may take its time with what it has been given, but not for ever.
+#[test]
+fn a_registry_that_ponders_is_waited_for_and_one_that_is_silent_is_not() {
+    let env = world();
+    let fake = taker(|seen| {
+        if is_blob_put(seen) {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        None
+    });
+    // All is taken; what is read back is not there.
+    assert_eq!(impatient(&env, &fake, 1000), "E-registry-status");
+    let fake = taker(|seen| is_blob_put(seen).then_some(Deed::Silence));
+    assert_eq!(impatient(&env, &fake, 50), "E-registry-timeout");
+    assert!(fake.seen().iter().all(|seen| !seen.path.contains("/manifests/")));
+}
+
+#[test]
+fn one_file_cannot_be_two() {
+    let env = world();
+    let _ = pull(&env, "localhost:1/app", &["--lock", "pulled.eif"]).code(2).says("pulled.eif");
+    let build = ["build", "oci:image", "--kernel", "kernel", "-o", "x", "--report", "y", "--sbom", "y"];
+    let _ = env.eif(&build).code(2).says("one file, y");
 }

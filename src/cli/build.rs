@@ -1,7 +1,8 @@
 //! `eif build`: arguments to a plan, the report to stdout and stderr.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -152,6 +153,9 @@ enum CompressFormat {
 }
 
 pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    let written = args.lock.as_deref().filter(|_| !args.locked);
+    let documents = [&args.provenance, &args.report, &args.sbom].map(Option::as_deref);
+    distinct([Some(&*args.output), written].into_iter().chain(documents))?;
     let mut plan = args.options.plan(&args.image)?;
     plan.lock = lock(args.lock, args.locked, &args.image)?;
     plan.documents = Documents { provenance: args.provenance, report: args.report, sbom: args.sbom, ..plan.documents };
@@ -160,6 +164,15 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     tell(&report, ui);
     ui.data(&report.measurements.to_json())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One file cannot be two.
+pub fn distinct<'a>(paths: impl IntoIterator<Item = Option<&'a Path>>) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    match paths.into_iter().flatten().find(|path| !seen.insert(*path)) {
+        Some(path) => Err(Failure::usage(format!("two things cannot be written to one file, {}", path.display()))),
+        None => Ok(()),
+    }
 }
 
 /// What becomes of the lock.
@@ -306,7 +319,7 @@ impl BuildOptions {
         let (limits, threads) = (self.source.limits(), self.source.threads());
         let access = self.source.access(&scratch, limits.unpacked)?;
         let elsewhere = matches!(reference, Reference::Docker(_) | Reference::DockerDaemon { .. });
-        let pulled = elsewhere.then(environment::now);
+        let pulled = (elsewhere && !access.offline).then(environment::now);
         Ok(Plan {
             reference,
             platform,

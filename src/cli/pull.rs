@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use eif::artifact::{self, Attached};
 
+use super::build::distinct;
 use super::failure::Failure;
 use super::push;
 use super::source::SourceOptions;
@@ -34,6 +35,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    distinct([Some(&*args.output), args.lock.as_deref(), args.provenance.as_deref()])?;
     let name = push::name(&args.reference)?;
     let access = args.source.access(&std::env::temp_dir(), args.source.limits().unpacked)?;
     let attached = Attached { lock: args.lock, provenance: args.provenance };
