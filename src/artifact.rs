@@ -256,7 +256,7 @@ pub fn pull(
     repository.fetch(&further.chain([eif.clone()]).collect::<Vec<_>>(), progress)?;
     copy(&repository, &eif, (target, &mut output), progress)?;
     let (measurements, _) = measured(output.file(), &what, threads)?;
-    let warnings = manifest.check(&measurements, &what)?;
+    let mut warnings = manifest.check(&measurements, &what)?;
     let mut outputs = vec![(target, output)];
     if let Some(((path, mut output), blob)) = lock {
         copy(&repository, &blob, (path, &mut output), progress)?;
@@ -273,7 +273,8 @@ pub fn pull(
     for (path, output) in outputs {
         output.persist().map_err(|source| Error::Write { path: path.to_owned(), source })?;
     }
-    access.store.trim()?;
+    let trimmed = access.store.trim();
+    warnings.extend(trimmed.err().map(|error| Warning::new("W-store", error.to_string())));
     let reference = name.pinned(&digest);
     Ok(Artifact { reference, digest, file: eif.digest, size: eif.size, measurements, new: true, warnings })
 }

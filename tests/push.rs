@@ -200,6 +200,8 @@ fn the_token_is_asked_for_with_the_right_to_push() {
     let sizes: Vec<&str> =
         seen.iter().filter(|seen| is_blob_put(seen)).map(|seen| seen.header("content-length").unwrap()).collect();
     assert_eq!(sizes, ["2", &file(&env, "app.eif").len().to_string()], "in one piece each, the size told");
+    let posts = seen.iter().filter(|seen| seen.method == "POST");
+    assert!(posts.into_iter().all(|seen| seen.header("content-length") == Some("0")), "proxies ask for it");
     // Another host than the registry's is not told who asks.
     let elsewhere = taker(|_| None);
     let to = format!("http://{}/v2/app/blobs/uploads/2", elsewhere.host);

@@ -49,7 +49,7 @@ pub struct Args {
     /// Write all facts of the build, as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Write the SBOM that the image has, as it is; an image without one is refused
+    /// Write the SBOM that the image comes with; an image without one is refused
     #[arg(long, value_name = "FILE")]
     sbom: Option<PathBuf>,
     #[command(flatten)]

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::{Client, Method, Request, Response, StatusCode, Url, redirect};
 use tokio::runtime::Runtime;
 
@@ -80,8 +80,12 @@ impl Ask<'_> {
         Refused { kind, place, what, why: why.into(), hints: Vec::new() }
     }
 
-    fn headers(&self) -> HeaderMap {
+    fn headers(&self, method: &Method) -> HeaderMap {
         let mut headers = HeaderMap::new();
+        if *method == Method::POST {
+            // Some proxies refuse one without it.
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         if self.path.starts_with("manifests/") {
             headers.insert(ACCEPT, HeaderValue::from_static(MANIFESTS));
         }
@@ -154,7 +158,7 @@ impl Http {
             let no_url = || Trouble::from(Error::from(ask.refused(Kind::Connect, "the name makes no URL")));
             let url = ask.endpoint.url(*scheme, &ask.path).ok_or_else(no_url)?;
             let last = index.saturating_add(1) >= schemes.len();
-            match self.travel(ask, method, url, ask.headers(), authorization) {
+            match self.travel(ask, method, url, ask.headers(method), authorization) {
                 // A TLS server says so to whoever speaks HTTP to it.
                 Ok(answer)
                     if answer.response.status() == StatusCode::BAD_REQUEST && *scheme == Scheme::Http && !last =>
