@@ -180,10 +180,17 @@ fn read_sound<C>(
 ) -> Outcome<C> {
     let read =
         || read_layer(image, index, options, budget, meaning, progress).map_err(|error| blame(image, index, error));
-    match read() {
-        Err(Error::Image(error)) if image.fetch_again(index, &error, progress)? => read(),
-        other => other,
-    }
+    let first = read();
+    let curable = match &first {
+        Err(Error::Image(error)) => image.fetch_again(index, error, progress)?,
+        // The blob is sound now. It may not have been when it was read: another layer of the same blob has it replaced.
+        Err(Error::Stream { .. } | Error::Entry { .. }) => {
+            let replaced = image::Error::MissingBlob { what: image.layer_label(index) };
+            image.fetch_again(index, &replaced, progress)?
+        }
+        _ => false,
+    };
+    if curable { read() } else { first }
 }
 
 /// A decoder may stumble over a damaged blob before its digest is known: then the digest is what is wrong.
