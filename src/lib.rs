@@ -7,12 +7,13 @@
 //!
 //! | module | from | to |
 //! |---|---|---|
-//! | [`image`] | a reference (`oci:…`, `docker-archive:…`) | manifest, config and verified layer streams |
+//! | [`image`] | a reference (`docker://…`, `oci:…`, `rootfs:…`) | manifest, config and verified layer streams |
 //! | [`rootfs`] | layers | one tree of inodes; names are bytes; file contents stay in a spool |
 //! | [`initramfs`] | tree and process | the two newc ramdisks that the kernel unpacks |
 //! | [`eif`] | kernel, command line, ramdisks | the file, and what it measures to (PCR0, PCR1, PCR2) |
 //! | [`kernel`] | pinned source, or a user's file | a kernel that is known to boot |
 //! | [`build`] | a [`build::Plan`] | all of the above: a file, and a [`build::Report`] |
+//! | [`artifact`] | an `.eif` and a registry's name | an OCI artifact, and back |
 //! | [`verify`] | an `.eif` of anyone's | what is in it, what is wrong with it, whether it comes from an image |
 //! | [`attest`] | an attestation document, a KMS policy | what is proved, and who is asked for a proof |
 //! | [`launch`] | an `.eif` | a running enclave |
