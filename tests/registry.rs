@@ -3,7 +3,10 @@
 mod common;
 
 use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::registry::{Demands, Fake, RealRegistry, certificates};
@@ -168,6 +171,53 @@ fn blobs_do_not_go_from_tls_to_plain_http() {
         let _ = refused.says("a redirect from https to http://127.0.0.1");
     }
     assert!(storage.seen().iter().all(|seen| seen.method == "HEAD"), "only skopeo was here");
+}
+
+/// A proxy on loopback that leads every connection to `to`, and the heads of what it was asked.
+fn tunnel(to: &str) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let (to, seen) = (to.to_owned(), heads.clone());
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.unwrap(), TcpStream::connect(&to).unwrap());
+            let lines = BufReader::new(client.try_clone().unwrap()).lines();
+            let head: Vec<String> = lines.map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+            seen.lock().unwrap().push(head.join("\n"));
+            client.write_all(b"HTTP/1.1 200 Established\r\n\r\n").unwrap();
+            let (mut from, mut back) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || io::copy(&mut from, &mut server));
+            std::thread::spawn(move || io::copy(&mut back, &mut client));
+        }
+    });
+    (host, heads)
+}
+
+#[test]
+fn a_proxy_leads_to_a_registry_that_only_it_knows() {
+    let env = world();
+    certificates(&env, "DNS:registry.invalid");
+    let (certificate, key) = (env.path("server.pem"), env.path("server.key"));
+    let registry = RealRegistry::start(&env, &Demands { tls: Some((&certificate, &key)), ..Demands::default() });
+    registry.push(&env, "image:latest", "app:v1", &[]);
+    let _ = build(&env, "oci:image:latest", &[]).success();
+    let expected = built(&env);
+    let (proxy, heads) = tunnel(&registry.host);
+    let env = env.variable("HTTPS_PROXY", format!("http://me:s3cret@{proxy}"));
+    let words = ["--tls-ca", "ca.pem", "-vv"];
+    let _ = build(&env, "registry.invalid:5000/app:v1", &words).success().says_nothing_of("s3cret");
+    assert_eq!(built(&env), expected);
+    let seen = std::mem::take(&mut *heads.lock().unwrap());
+    assert!(!seen.is_empty());
+    for head in &seen {
+        assert!(head.starts_with("CONNECT registry.invalid:5000 HTTP/1.1"), "{head}");
+        assert!(head.to_lowercase().contains("proxy-authorization: basic bwu6cznjcmv0"), "{head}");
+    }
+    let env = env.variable("NO_PROXY", ".other,registry.invalid");
+    let words = [&words[..], &["--no-cache"]].concat();
+    let _ = build(&env, "registry.invalid:5000/app:v1", &words).refused("E-registry-connect");
+    assert_eq!(heads.lock().unwrap().len(), 0);
 }
 
 /// Bars are for terminals, and each layer has one; without a terminal each is a line.

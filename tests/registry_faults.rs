@@ -466,7 +466,8 @@ fn mirrors_are_asked_first_and_trusted_with_nothing() {
     let mirror = format!("{}=http://{}", nowhere.host, greedy.host);
     let refused = pull(&["--mirror", &mirror], &nowhere).refused("E-registry-status");
     let _ = refused.says(&format!("the mirror did not give it: {}", greedy.host));
-    let _ = pull(&["--mirror", "x=ftp://y"], &origin).code(2);
+    let bad = pull(&["--mirror", "x=https://me:s3cret@y"], &origin).code(2);
+    let _ = bad.says("a mirror's URL is https://HOST[:PORT][/PREFIX]").says_nothing_of("s3cret");
 }
 
 #[test]

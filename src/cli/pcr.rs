@@ -78,7 +78,7 @@ enum Format {
 pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     let format = args.format;
     if !args.what.file.as_deref().is_some_and(is_image) && !args.options.is_default() {
-        let help = "put a container image in the place of the file, or drop the option";
+        let help = "name an image by its transport (docker://NAME), its tag or its digest; or drop the option";
         return Err(Failure::usage("options of a build need a container image to build").with_help(help));
     }
     let text = match &args.what.file {

@@ -53,7 +53,7 @@ pub struct SourceOptions {
     registry: RegistryOptions,
     /// Ask URL for what is in the registry HOST, and HOST itself last; repeatable
     #[arg(long, value_name = "HOST=URL")]
-    mirror: Vec<Mirror>,
+    mirror: Vec<String>,
 }
 
 /// The largest images (machine learning) have 5 GiB and more; two of them fit, and the disk of a small build machine
@@ -79,7 +79,10 @@ impl SourceOptions {
             None => Store::temporary(scratch)?,
         };
         let credentials = self.registry.credentials()?;
-        let network = self.registry.network(self.mirror.clone());
+        let mirrors = self.mirror.iter().map(|text| text.parse()).collect::<Result<Vec<Mirror>, _>>();
+        // Parsed here and not by clap, which would repeat what was given.
+        let mirrors = mirrors.map_err(|error: eif::image::Error| Failure::usage(format!("--mirror {error}")))?;
+        let network = self.registry.network(mirrors);
         let (offline, engine) = (self.offline, environment::engine());
         Ok(Access { limit, offline, credentials, network, engine, ..Access::new(store, scratch.to_owned()) })
     }

@@ -14,7 +14,9 @@ use serde::Deserialize;
 
 use super::config::Parsed;
 use super::manifest::{self, json, named, words};
-use super::{Compression, Digest, Error, File, Files, Image, JSON_LIMIT, Layer, Origin, Platform, Selector, Verified};
+use super::{
+    Compression, Digest, Error, File, Files, Image, JSON_LIMIT, Layer, Name, Origin, Platform, Selector, Verified,
+};
 
 /// Members of an archive; one image has a few per layer.
 const MEMBER_LIMIT: usize = 100_000;
@@ -340,15 +342,9 @@ fn pick<'a>(saved: &'a [Saved], name: Option<&str>, label: &str) -> Result<&'a S
     }
 }
 
-/// Docker's full form of a name: `x` is `docker.io/library/x:latest`.
+/// Docker's full form of a name: `x` is `docker.io/library/x:latest`. What is no name stands for itself.
 fn normal(name: &str) -> String {
-    let (domain, rest) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest.to_owned()),
-        Some(_) => ("docker.io", name.to_owned()),
-        None => ("docker.io", format!("library/{name}")),
-    };
-    let tagged = rest.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
-    if tagged { format!("{domain}/{rest}") } else { format!("{domain}/{rest}:latest") }
+    Name::parse(name).map_or_else(|_| name.to_owned(), |name| name.to_string())
 }
 
 /// An image of `manifest.json` alone: its layers have no digest but the config's diff_ids.
@@ -426,6 +422,7 @@ mod tests {
         assert_eq!(normal("x:1"), normal("docker.io/library/x:1"));
         assert_eq!(normal("me/x"), "docker.io/me/x:latest");
         assert_eq!(normal("localhost:5000/x:1"), "localhost:5000/x:1");
+        assert_eq!(normal("No Name"), "No Name");
     }
 
     #[test]

@@ -10,7 +10,6 @@
     clippy::unwrap_used
 )]
 
-use std::error::Error as _;
 use std::fs;
 use std::io::{self, Cursor, Read};
 use std::os::unix::fs::MetadataExt;
@@ -26,7 +25,9 @@ use serde::Deserialize;
 use tokio::runtime::Runtime;
 
 use super::archive::{self, Archive};
+use super::causes::{causes, innermost, tls};
 use super::manifest::{is_index, words};
+use super::reference::without_login;
 use super::{Access, Digest, Error, Image, JSON_LIMIT, Platform};
 
 /// Where the engine listens when nobody says otherwise.
@@ -99,7 +100,7 @@ impl Engine {
 
     fn place(&self) -> Result<Place, Error> {
         let Some(host) = &self.host else { return Ok(Place::Socket(SOCKET.into())) };
-        let refuse = |why: &str| Error::EngineHost { host: without_user(host), why: why.to_owned() };
+        let refuse = |why: &str| Error::EngineHost { host: without_login(host), why: why.to_owned() };
         let (scheme, rest) = host.split_once("://").ok_or_else(|| refuse("it is no URL"))?;
         match scheme {
             "unix" if rest.starts_with('/') => Ok(Place::Socket(rest.into())),
@@ -124,7 +125,7 @@ impl Engine {
     fn tls(&self, place: &Place) -> Result<ClientConfig, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let refuse = |error: rustls::Error| Error::EngineHost {
-            host: self.host.as_deref().map(without_user).unwrap_or_default(),
+            host: self.host.as_deref().map(without_login).unwrap_or_default(),
             why: format!("TLS cannot be set up: {error}"),
         };
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -144,13 +145,6 @@ impl Engine {
         let secret = PrivateKeyDer::from_pem_file(&key).map_err(|error| unreadable(&key, &error))?;
         config.with_client_auth_cert(certificates(&chain)?, secret).map_err(refuse)
     }
-}
-
-/// For messages: who logs in is nobody's business, and a password may stand beside it.
-fn without_user(host: &str) -> String {
-    let (scheme, rest) = host.split_once("://").map_or((None, host), |(scheme, rest)| (Some(scheme), rest));
-    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
-    scheme.map_or_else(|| rest.to_owned(), |scheme| format!("{scheme}://{rest}"))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -257,7 +251,7 @@ impl Connection {
                 let help = format!("become a member of the group {group} (as good as root here), or run as its owner");
                 (format!("permission denied; the socket is for the group {group}"), Some(help))
             }
-            _ if is_tls(error) => {
+            _ if tls(error).is_some() => {
                 let help = "check ca.pem, cert.pem and key.pem in the folder of DOCKER_CERT_PATH".to_owned();
                 (format!("no trust in TLS: {}", innermost(error)), Some(help))
             }
@@ -289,32 +283,6 @@ impl std::fmt::Display for Place {
 /// The operating system's part of an error.
 fn io_kind(error: &reqwest::Error) -> Option<io::ErrorKind> {
     causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).last().map(io::Error::kind)
-}
-
-/// Whether one side of TLS did not trust the other.
-fn is_tls(error: &reqwest::Error) -> bool {
-    causes(error).any(|cause| carried(cause).is::<rustls::Error>())
-}
-
-/// What an I/O error carries, which is none of its sources.
-fn carried<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => carried(inner),
-        None => error,
-    }
-}
-
-fn innermost(error: &reqwest::Error) -> String {
-    causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
-}
-
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    let mut next = error.source();
-    std::iter::from_fn(move || {
-        let cause = next?;
-        next = cause.source();
-        Some(cause)
-    })
 }
 
 /// The name of the group that a socket belongs to, or its number.

@@ -4,6 +4,7 @@
 
 mod access;
 mod archive;
+mod causes;
 mod compression;
 mod config;
 mod credentials;

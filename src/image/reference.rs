@@ -64,7 +64,7 @@ impl Reference {
     /// # Errors
     /// [`Error::Reference`] for a transport that this version lacks or an empty part; [`Error::BadDigest`].
     pub fn parse(text: &OsStr) -> Result<Self, Error> {
-        let refuse = |why: &str| Error::Reference { text: text.to_string_lossy().into_owned(), why: why.to_owned() };
+        let refuse = |why: &str| Error::Reference { text: without_login(&text.to_string_lossy()), why: why.to_owned() };
         if let Some(name) = registry_name(text.as_bytes()) {
             return Name::parse(std::str::from_utf8(name).map_err(|_| refuse("a name is ASCII"))?).map(Self::Docker);
         }
@@ -97,6 +97,17 @@ impl Reference {
             Self::DockerArchive { .. } | Self::DockerDaemon { .. } | Self::Rootfs { .. } => None,
         }
     }
+}
+
+/// For messages: `[SCHEME://][USER:PASSWORD@]HOST…` without who logs in, for a password may stand beside it.
+pub(super) fn without_login(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
+    let is_digest = |text: &str| text.starts_with("sha256:") || text.starts_with("sha512:");
+    let digest = rest.rsplit_once('@').filter(|(_, digest)| is_digest(digest));
+    let (name, digest) = digest.map_or((rest, String::new()), |(name, digest)| (name, format!("@{digest}")));
+    let name = name.rsplit_once('@').map_or(name, |(_, name)| name);
+    let mark = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{mark}{name}{digest}")
 }
 
 /// The name of an image in a registry: what stands behind `docker://`, or all of it where no transport is named.
@@ -193,6 +204,27 @@ mod tests {
         for bare in ["app", "oci", "localhost:5000/app:v1", "ghcr.io/me/app", "ftp:x", "[::1]:5000/app"] {
             assert_eq!(parse(bare).unwrap(), docker(bare), "{bare}");
         }
+    }
+
+    #[test]
+    fn no_login_is_repeated() {
+        let digest = Digest::of(b"x");
+        for (text, shown) in [
+            ("me:s3cret@a.b/app", "a.b/app".to_owned()),
+            ("https://me:s3/c@ret@a.b:1/app:v1", "https://a.b:1/app:v1".to_owned()),
+            (&format!("docker://me:s3cret@a.b/app:v1@{digest}"), format!("docker://a.b/app:v1@{digest}")),
+            (&format!("a.b/app@{digest}"), format!("a.b/app@{digest}")),
+            ("app@sha256:12", "app@sha256:12".to_owned()),
+            ("tcp://me:s3cret@engine:1", "tcp://engine:1".to_owned()),
+        ] {
+            assert_eq!(without_login(text), shown);
+            if text.contains("s3") {
+                let error = parse(text).unwrap_err().to_string();
+                assert!(!error.contains("s3") && !error.contains("ret@"), "{error}");
+            }
+        }
+        let refused = parse("docker://me:s3cret@a.b/app").unwrap_err();
+        assert_eq!(refused.to_string(), "`a.b/app`: a login has no place in a name; pass --creds or --authfile");
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::Read;
-use std::path::Path;
 
 use eif::image::{Access, Image as Opened, Platform, Process, Reference, Store};
 use eif::rootfs::{Inode, Kind, Limits, Loaded, Options, Overrides, ROOT, lint, load, resolve};
@@ -10,6 +9,7 @@ use eif::{Refusal, Silent, Warning};
 use eif_testdata::{Files, Image, Layer, OciLayout, escape};
 
 use crate::common::TestEnv;
+use crate::common::registry::{Deed, Fake};
 
 /// A refusal as tests look at it.
 #[derive(Debug)]
@@ -55,16 +55,17 @@ impl Default for Ask {
 impl Ask {
     /// The image of a reference; the folder for temporary files must be empty afterwards, whatever happens.
     pub fn reference(&self, reference: &str, env: &TestEnv) -> Result<Unpacked, Refused> {
-        let result = self.try_reference(reference, &env.tmp());
+        let result = self.try_reference(reference, env);
         assert_eq!(env.listing(&env.tmp()), [""; 0], "nothing is left in the scratch folder");
         result
     }
 
-    fn try_reference(&self, reference: &str, scratch: &Path) -> Result<Unpacked, Refused> {
+    fn try_reference(&self, reference: &str, env: &TestEnv) -> Result<Unpacked, Refused> {
+        let scratch = &env.tmp();
         let reference = Reference::parse(reference.as_ref())?;
         let platform: Platform = self.platform.parse()?;
-        let store = Store::open(&scratch.join("blobs"), None)?;
-        let access = Access { limit: self.limits.unpacked, ..Access::new(store, scratch.to_owned()) };
+        let store = Store::open(&env.path("store"), None)?;
+        let access = Access { limit: self.limits.unpacked, ..Access::new(store, scratch.clone()) };
         let image = Opened::open(&reference, &platform, &access)?;
         let options = Options { limits: self.limits, strict: self.strict, ..Options::new(scratch) };
         let Loaded { mut tree, spools, diff_ids, mut warnings } = load(&image, &options, &Silent)?;
@@ -89,16 +90,43 @@ impl Ask {
         self.files(&OciLayout::new().tag("latest", image).files())
     }
 
-    /// The files of an OCI layout.
+    /// The files of an OCI layout. Where all of them are one image with a tag, a registry that serves them must come to
+    /// the same: the table holds for both.
     pub fn files(&self, files: &Files) -> Result<Unpacked, Refused> {
         let env = TestEnv::new();
         files.write_dir(&env.path("image"));
-        self.reference(&format!("oci:{}", env.path("image").display()), &env)
+        let result = self.reference(&format!("oci:{}", env.path("image").display()), &env);
+        if let Some(tag) = only_tag(files) {
+            let registry = Fake::start(files.clone(), |_| Deed::Honest);
+            same(&result, &self.reference(&format!("{}/app:{tag}", registry.host), &env));
+        }
+        result
     }
 
     /// An image of these layers.
     pub fn layers(&self, layers: Vec<Layer>) -> Result<Unpacked, Refused> {
         self.image(&Image::new(layers))
+    }
+}
+
+/// The tag of the only image of a layout that a registry can serve.
+fn only_tag(files: &Files) -> Option<String> {
+    let index: serde_json::Value = serde_json::from_slice(files.get("index.json")?).ok()?;
+    let [entry] = index["manifests"].as_array()?.as_slice() else { return None };
+    let _ = files.get(&format!("blobs/{}", entry["digest"].as_str()?.replace(':', "/")))?;
+    Some(entry["annotations"]["org.opencontainers.image.ref.name"].as_str()?.to_owned())
+}
+
+/// Asserts that two transports came to the same. A download that went wrong has a code of its own.
+#[track_caller]
+fn same(one: &Result<Unpacked, Refused>, other: &Result<Unpacked, Refused>) {
+    match (one, other) {
+        (Ok(one), Ok(other)) => assert_eq!(format!("{one:?}"), format!("{other:?}")),
+        (Err(one), Err(other)) => {
+            let code = |refused: &Refused| refused.code.trim_end_matches("-mismatch").to_owned();
+            assert_eq!(code(one), code(other), "{one:?}, {other:?}");
+        }
+        _ => panic!("a layout gives {one:?}, a registry {other:?}"),
     }
 }
 

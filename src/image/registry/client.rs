@@ -1,7 +1,6 @@
 //! One question to a registry: the connection, redirects, the proof of who asks, and what the answer means.
 
 use std::collections::BTreeMap;
-use std::error::Error as Cause;
 use std::pin::pin;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderVa
 use reqwest::{Client, Method, Request, Response, StatusCode, Url, redirect};
 use tokio::runtime::Runtime;
 
+use super::super::causes::{innermost, tls};
 use super::super::{Access, Credentials, Error};
 use super::endpoint::{Endpoint, Scheme, is_loopback};
 use super::refused::{Kind, Refused, said};
@@ -311,13 +311,14 @@ impl Http {
         if let Some(path) = self.network.tls_ca.as_deref().filter(|_| secure) {
             let failed = |why: String| format!("--tls-ca {}: {why}", path.display());
             let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| failed(cause(&error)))?;
+            let certificates =
+                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| failed(innermost(&error)))?;
             if certificates.is_empty() {
                 return Err(failed("no certificate in PEM is in it".to_owned()));
             }
             builder = builder.tls_certs_merge(certificates);
         }
-        builder.build().map_err(|error| cause(&error))
+        builder.build().map_err(|error| innermost(&error))
     }
 
     fn judge(&self, ask: &Ask<'_>, answer: Answer) -> Result<Answer, Trouble> {
@@ -423,36 +424,7 @@ fn transport(ask: &Ask<'_>, host: &str, error: &reqwest::Error) -> Trouble {
     if error.is_timeout() {
         return Trouble::Passing(ask.refused(Kind::Timeout, at("no answer in time".to_owned())), None);
     }
-    let refused = ask.refused(Kind::Connect, at(cause(error)));
+    let refused = ask.refused(Kind::Connect, at(innermost(error)));
     // A server for TLS hangs up on plain http, and the other way round. Nothing else is known of the first answer.
     if error.is_request() { Trouble::Scheme(refused) } else { Trouble::Passing(refused, None) }
-}
-
-/// The fault of TLS among the causes.
-fn tls(error: &reqwest::Error) -> Option<&rustls::Error> {
-    let mut cause = below(error);
-    while let Some(error) = cause {
-        if let Some(fault) = error.downcast_ref() {
-            return Some(fault);
-        }
-        cause = below(error);
-    }
-    None
-}
-
-/// The next cause. An I/O error made of another one skips that in its own list.
-fn below<'a>(error: &'a (dyn Cause + 'static)) -> Option<&'a (dyn Cause + 'static)> {
-    match error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()) {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
-}
-
-/// The innermost cause: the outer ones repeat the URL, whose query may be a secret.
-fn cause(error: &reqwest::Error) -> String {
-    let Some(mut cause) = below(error) else { return "the request failed".to_owned() };
-    while let Some(inner) = below(cause) {
-        cause = inner;
-    }
-    escaped(cause.to_string().as_bytes())
 }

@@ -98,7 +98,7 @@ fn wrong_digest(ask: &Ask<'_>, want: &Digest, got: &Digest) -> Refused {
 
 fn wrong_size(ask: &Ask<'_>, got: &str, want: u64) -> Refused {
     let got = escaped(got.chars().take(20).collect::<String>().as_bytes());
-    ask.refused(Kind::Size, format!("{got} bytes came, whatever names it says {want}"))
+    ask.refused(Kind::Size, format!("{got} bytes came, expected {want}"))
 }
 
 /// A blob on its way to the store.

@@ -8,6 +8,7 @@ use std::sync::{Mutex, OnceLock};
 use reqwest::Url;
 
 use super::super::Error;
+use super::super::reference::without_login;
 use super::auth::Session;
 use super::{Name, Network};
 
@@ -27,7 +28,7 @@ impl FromStr for Mirror {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let refuse = |why: &str| Error::Reference { text: text.to_owned(), why: why.to_owned() };
+        let refuse = |why: &str| Error::Reference { text: without_login(text), why: why.to_owned() };
         let (of, url) = text.split_once('=').ok_or_else(|| refuse("a mirror is HOST=URL"))?;
         let base: Url = url.parse().map_err(|_| refuse("what stands behind `=` is no URL"))?;
         let plain = base.query().is_none() && base.fragment().is_none();

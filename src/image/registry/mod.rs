@@ -137,16 +137,16 @@ impl Registry {
     /// A document that the registry need not have.
     fn perhaps(&self, path: &str, what: &str) -> Result<Option<Vec<u8>>, Error> {
         let endpoint = self.endpoints.last().filter(|_| !self.access.offline);
-        let Some(endpoint) = endpoint else { return Err(self.is_offline(what, Vec::new())) };
+        let Some(endpoint) = endpoint else { return Err(self.is_offline(what)) };
         download::persist(download::TRIES, || {
             let ask = Ask { endpoint, path: path.to_owned(), what, from: 0 };
             download::perhaps(&self.http, &ask)
         })
     }
 
-    fn is_offline(&self, what: &str, hints: Vec<String>) -> Error {
-        let (place, why) = (format!("{}/{}", self.name.host, self.name.repository), "it is not in the store");
-        Refused { kind: Kind::Offline, place, what: what.to_owned(), why: why.to_owned(), hints }.into()
+    fn is_offline(&self, what: &str) -> Error {
+        let what = format!("{}/{}: {what}", self.name.host, self.name.repository);
+        Error::Offline { what, why: "it is not in the store".to_owned() }
     }
 
     /// A small blob that the store has, whole and verified. What the disk has damaged is thrown away.
@@ -227,7 +227,7 @@ impl Registry {
                 other => return other,
             }
         }
-        Err(self.is_offline(what, mirrors))
+        Err(self.is_offline(what))
     }
 }
 

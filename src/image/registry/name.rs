@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 
+use super::super::reference::without_login;
 use super::super::{Digest, Error};
 
 /// `HOST/REPOSITORY[:TAG][@DIGEST]` with nothing left out but the tag beside a digest.
@@ -24,7 +25,11 @@ impl Name {
     /// # Errors
     /// [`Error::Reference`]; [`Error::BadDigest`] for a digest that is no SHA-256 in lower case.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let refuse = |why: String| Error::Reference { text: text.to_owned(), why };
+        let shown = without_login(text);
+        let refuse = |why: String| Error::Reference { text: shown.clone(), why };
+        if shown != text {
+            return Err(refuse("a login has no place in a name; pass --creds or --authfile".to_owned()));
+        }
         let (address, plain) = match ipv6(text) {
             Some((address, rest)) => (Some(address), format!("localhost{rest}")),
             None => (None, text.to_owned()),

@@ -23,8 +23,6 @@ pub enum Kind {
     Size,
     /// The registry has the manifest but not this blob.
     MissingBlob,
-    /// A connection would be needed and is forbidden.
-    Offline,
 }
 
 /// A registry, or the way to it, did not give what was asked for.
@@ -68,20 +66,21 @@ impl Refusal for Refused {
             Kind::Digest => "E-digest",
             Kind::Size => "E-size",
             Kind::MissingBlob => "E-missing-blob",
-            Kind::Offline => "E-offline",
         }
     }
 
     fn help(&self) -> Vec<String> {
         let general = match self.kind {
-            Kind::Auth => "log in (`podman login` or `docker login`), or pass --creds or --authfile",
+            Kind::Auth => {
+                "check the name, since many registries say this of what they lack; log in with `podman login` or \
+                 `docker login`, or pass --creds or --authfile"
+            }
             Kind::Status => "check the name, and that the registry is well",
             Kind::Connect => "check the name and the network; HTTPS_PROXY and NO_PROXY are honoured",
             Kind::Tls => "name the certificate of its authority with --tls-ca, or trust anyone with --insecure",
             Kind::Timeout => "try again: what has come is kept, and only the rest is fetched",
             Kind::Digest | Kind::Size => "the registry, a mirror or a proxy gives wrong bytes; try another",
             Kind::MissingBlob => "the registry's copy of the image is incomplete; push it again",
-            Kind::Offline => "run once without --offline, and name the image by its digest",
         };
         self.hints.iter().cloned().chain([general.to_owned()]).collect()
     }

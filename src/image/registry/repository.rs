@@ -6,7 +6,6 @@ use std::io::Read;
 use super::client::{Ask, Trouble};
 use super::download::{self, Known};
 use super::endpoint::Endpoint;
-use super::refused::{Kind, Refused};
 use super::upload::Upload;
 use super::{Access, Digest, Error, Files, Name, Registry, Verified, Wanted, WantedKind};
 use crate::Progress;
@@ -126,9 +125,8 @@ impl Repository {
     ) -> Result<T, Error> {
         let endpoint = self.0.endpoints.last().filter(|_| !self.0.access.offline);
         let Some(endpoint) = endpoint else {
-            let (place, what) = (format!("{}/{}", self.0.name.host, self.0.name.repository), what.to_owned());
-            let why = "nothing is pushed without the network".to_owned();
-            return Err(Refused { kind: Kind::Offline, place, what, why, hints: Vec::new() }.into());
+            let what = format!("{}/{}: {what}", self.0.name.host, self.0.name.repository);
+            return Err(Error::Offline { what, why: "nothing is pushed without the network".to_owned() });
         };
         let upload = Upload { http: &self.0.http, endpoint, what, progress };
         download::persist(download::TRIES, || attempt(&upload))
