@@ -8,6 +8,9 @@
 //! A process may be killed anywhere: a blob gets its name by a rename, after the check, and what was there of an
 //! unfinished one is hashed again before more is appended. Locks are those of open files, so none outlives its process.
 //! A finished blob is checked once more by whoever reads it ([`super::Verified`]): disks forget.
+//!
+//! Layers are kept as they come, not unpacked. Measured with one gzip layer of 540 MB: reading it plain takes 13 to 22 %
+//! off a build, and 3.5 times the disk.
 
 #![deny(
     clippy::indexing_slicing,
