@@ -109,11 +109,17 @@ impl Ask {
     }
 }
 
-/// The tag of the only image of a layout that a registry can serve.
+/// The tag of the only image of a layout that a registry can serve: one that is a layout, with a sound manifest, since
+/// behind a tag a registry may have any.
 fn only_tag(files: &Files) -> Option<String> {
+    files.get("oci-layout")?;
     let index: serde_json::Value = serde_json::from_slice(files.get("index.json")?).ok()?;
     let [entry] = index["manifests"].as_array()?.as_slice() else { return None };
-    let _ = files.get(&format!("blobs/{}", entry["digest"].as_str()?.replace(':', "/")))?;
+    let digest = entry["digest"].as_str()?;
+    let manifest = files.get(&format!("blobs/{}", digest.replace(':', "/")))?;
+    if eif_testdata::sha256(manifest) != digest {
+        return None;
+    }
     Some(entry["annotations"]["org.opencontainers.image.ref.name"].as_str()?.to_owned())
 }
 
