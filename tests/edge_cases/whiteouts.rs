@@ -28,6 +28,12 @@ fn a_directory_removed_and_made_again() {
 }
 
 #[test]
+fn a_file_removed_and_a_directory_implied_in_its_place() {
+    let tree = ["d 0755 0:0 x", "f 0600 1:1 x/y new"];
+    in_any_order(&["f 0644 0:0 x old"], &["f 0600 1:1 x/y new", "w x"], &tree);
+}
+
+#[test]
 fn opaque_directories() {
     let lower = ["d 0700 5:5 d", "f 0644 0:0 d/old 1", "f 0644 0:0 d/s/old 1", "f 0644 0:0 e 1"];
     let tree = ["d 0700 5:5 d", "f 0644 0:0 d/new 2", "d 0755 0:0 d/s", "f 0644 0:0 d/s/new 3", "f 0644 0:0 e 1"];
