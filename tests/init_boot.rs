@@ -14,8 +14,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use eif::launch::AppStatus;
-use eif::launch::qemu::{Ending, Machine};
+use eif::launch::qemu::Machine;
+use eif::launch::{AppStatus, Ending};
 use eif::{Arch, init, kernel};
 
 const LIMIT: Duration = Duration::from_secs(180);

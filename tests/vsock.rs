@@ -14,8 +14,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eif::launch::AppStatus;
-use eif::launch::qemu::{Ending, Guest, Machine, Outcome};
+use eif::launch::qemu::{Guest, Machine};
+use eif::launch::{AppStatus, Ending, Outcome};
 use eif::{Arch, Refusal};
 use tempfile::TempDir;
 

@@ -91,7 +91,8 @@ mod machine {
 
     use eif::eif::Eif;
     use eif::launch::parts::Parts;
-    use eif::launch::qemu::{Ending, Machine, Outcome};
+    use eif::launch::qemu::Machine;
+    use eif::launch::{Ending, Outcome};
 
     use super::super::failure::Failure;
     use super::super::ui::Ui;

@@ -8,7 +8,6 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -22,9 +21,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::AppStatus;
 use super::console::Console;
-use super::vsock::{Config, Record, Report, Vsock};
+use super::outcome::{Ending, Outcome, Watcher};
+use super::vsock::{Config, Record, Vsock};
 use crate::{Arch, Refusal};
 
 /// Appended to the EIF's command line. microvm has no reset line but the triple fault, and a panic has to end it. The
@@ -119,48 +118,6 @@ pub struct Machine {
     pub heartbeat: bool,
     /// Unix sockets of the host that the guest reaches, and the one that reaches the guest: see [`super::vsock`].
     pub vsock_prefix: Option<PathBuf>,
-}
-
-/// Gets the console's bytes as they come, on a thread of its own; `Break` ends QEMU.
-pub type Watcher = Box<dyn FnMut(&[u8]) -> ControlFlow<()> + Send>;
-
-/// How a guest ended.
-#[derive(Debug)]
-pub struct Outcome {
-    /// How the application ended; `None` when the init never said so.
-    pub status: Option<AppStatus>,
-    /// The line of the init or the kernel that says why there is no status.
-    pub failure: Option<String>,
-    /// The heartbeat came and was answered.
-    pub heartbeat: bool,
-    /// The last 64 KiB of the console.
-    pub console: Vec<u8>,
-    /// Who ended QEMU.
-    pub ending: Ending,
-}
-
-/// Who ended QEMU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The guest.
-    Guest,
-    /// The time limit of [`Guest::wait`].
-    Limit,
-    /// A [`Stopper`] or the [`Watcher`].
-    Stopped,
-}
-
-impl Outcome {
-    /// The report over vsock counts more than the console, where anyone in the guest can write.
-    fn new(record: &Record, console: &Console, ending: Ending) -> Self {
-        let (status, failure) = match record.report() {
-            Some(Report::Ended(status)) => (Some(status), None),
-            Some(Report::Failed(line)) => (None, Some(line)),
-            None if console.status().is_some() => (console.status(), None),
-            None => (None, console.failure().map(String::from)),
-        };
-        Self { status, failure, heartbeat: record.heartbeat(), console: console.tail(), ending }
-    }
 }
 
 /// A running guest. Dropping it ends QEMU.
