@@ -46,4 +46,4 @@ mod refusal;
 
 pub use arch::Arch;
 pub use progress::{Progress, Silent};
-pub use refusal::{Refusal, Warning, escaped};
+pub use refusal::{Refusal, Warning, escaped, shown};

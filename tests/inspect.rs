@@ -104,6 +104,26 @@ fn the_process_is_told() {
     assert!(process["env"].as_array().unwrap().contains(&json!("A=1")));
 }
 
+/// U+009B is an escape sequence of one character, U+202E turns the text behind it around.
+#[test]
+fn nothing_in_the_table_reaches_the_terminal_as_a_command() {
+    let env = world(&["--cmd", "\u{9b}31m\u{7f}", "--env", "X=\u{202e}txt"]);
+    let output = env.eif(&["inspect", "app.eif"]).success();
+    assert!(!output.stdout().contains(['\u{9b}', '\u{7f}', '\u{202e}']), "{output:?}");
+    assert!(output.stdout().contains(r"\u{9b}31m\u{7f}") && output.stdout().contains(r"X=\u{202e}txt"), "{output:?}");
+}
+
+#[test]
+fn what_cannot_be_read_in_any_order_is_named() {
+    let env = world(&[]);
+    let script = format!("{} inspect <(cat app.eif)", env!("CARGO_BIN_EXE_eif"));
+    let piped = env.command_of("bash", &["-c", &script]).output().unwrap();
+    let said = String::from_utf8_lossy(&piped.stderr);
+    assert_eq!(piped.status.code(), Some(1));
+    assert!(said.contains("error[E-eif-io]: ") && said.contains("it is a pipe or a device"), "{said}");
+    let _ = env.eif(&["pcr", "."]).refused("E-eif-io").says("it is a folder");
+}
+
 #[test]
 fn packed_ramdisks_hold_the_same_as_plain_ones() {
     let facts = |compress| {

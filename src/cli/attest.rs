@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::environment;
-use super::failure::{Failure, one_line};
+use super::failure::Failure;
 use super::inspect::{at, pretty};
 use super::pcr::measure;
 use super::ui::Ui;
@@ -345,7 +345,7 @@ fn table(told: &Told<'_>) -> String {
 }
 
 fn row(name: &str, value: &str) -> String {
-    format!("{name:11} {}\n", one_line(value))
+    format!("{name:11} {}\n", eif::shown(value))
 }
 
 #[cfg(test)]

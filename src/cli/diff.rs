@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use eif::build::Plan;
 use eif::eif::{Eif, Kind};
+use eif::shown;
 use eif::verify::{self, Difference, Scope};
 
 use super::build::BuildOptions;
@@ -20,7 +21,8 @@ use super::ui::Ui;
 #[command(after_help = "Examples:\n  eif diff mine.eif theirs.eif\n  eif diff app.eif docker-archive:app.tar\n\n\
                         Exit status: 0 the same, 1 different, 3 could not be decided.\n\
                         An image is compared by its file system and process, as eif build would pack them; times,\n\
-                        order and what boots are not compared then.")]
+                        order and what boots are not compared then. A file that nitro-cli made is held against what\n\
+                        nitro-cli would pack. Of two files the order of entries is told where nothing else differs.")]
 pub struct Args {
     /// The first enclave image, or a container image
     #[arg(value_name = "A")]
@@ -74,7 +76,11 @@ fn pack(image: &OsString, options: BuildOptions, file: &Eif, ui: &Ui) -> Result<
     let folder = tempfile::tempdir().map_err(scratch)?;
     let mut plan: Plan = options.plan(image)?;
     plan.platform.arch = file.arch();
-    if let (None, None, Some(section)) = (&plan.kernel, &plan.blobs, file.section(Kind::Kernel)) {
+    if let Some(theirs) =
+        verify::nitro_cli_plan(file, &plan, folder.path()).map_err(|why| Failure::from(why).undecided())?
+    {
+        plan = theirs;
+    } else if let (None, None, Some(section)) = (&plan.kernel, &plan.blobs, file.section(Kind::Kernel)) {
         let path = folder.path().join("kernel");
         let mut kernel = File::create(&path).map_err(scratch)?;
         std::io::copy(&mut file.read(section), &mut kernel).map_err(scratch)?;
@@ -107,9 +113,4 @@ fn line(difference: &Difference) -> String {
     let value = |value: &Option<String>| value.as_deref().map_or("none".to_owned(), shown);
     let lines: String = text.iter().map(|line| format!("    {line}\n")).collect();
     format!("differs: {part}: {path}{field}: {} | {}\n{lines}", value(a), value(b))
-}
-
-/// Text out of a file, fit for a terminal.
-fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }

@@ -117,7 +117,7 @@ impl Diagnosis {
                 State::Missing => "missing",
                 State::Note => "note",
             };
-            text += &format!("{word:<8} {name:<20} {}\n", super::failure::one_line(found));
+            text += &format!("{word:<8} {name:<20} {}\n", eif::shown(found));
             help.iter().for_each(|line| text += &format!("{:29} help: {line}\n", ""));
         }
         for (task, ready) in self.tasks() {

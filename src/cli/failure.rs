@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use eif::Refusal;
+use eif::{Refusal, shown};
 use serde_json::json;
 
 use super::ui::Ui;
@@ -89,9 +89,9 @@ impl Failure {
     fn print(&self, json: bool, error: String, help: String) {
         let mut stderr = std::io::stderr().lock();
         let code = self.code.as_ref().map(|code| format!("[{code}]")).unwrap_or_default();
-        let _ = writeln!(stderr, "{error}{code}: {}", one_line(&self.message));
+        let _ = writeln!(stderr, "{error}{code}: {}", shown(&self.message));
         for line in &self.help {
-            let _ = writeln!(stderr, "{help}: {}", one_line(line));
+            let _ = writeln!(stderr, "{help}: {}", shown(line));
         }
         if json {
             let code = self.code.as_deref().unwrap_or("E-usage");
@@ -121,9 +121,4 @@ pub fn usage(error: &clap::Error, json: bool) -> ExitCode {
     }
     failure.print(json, "error".to_owned(), "help".to_owned());
     ExitCode::from(2)
-}
-
-/// A refusal is exactly one line, whatever a file name or a peer put into it.
-pub fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }

@@ -5,9 +5,9 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use eif::Refusal;
 use eif::eif::{Eif, Metadata};
 use eif::verify::{self, Certificate, Inspection, Listing, Ramdisk, Range, Section, Signature};
+use eif::{Refusal, shown};
 use serde_json::Value;
 
 use super::environment;
@@ -113,11 +113,6 @@ fn table(facts: &Inspection, size: u64) -> String {
     rows.iter().map(|(name, value)| format!("{name:10} {value}\n")).collect()
 }
 
-/// Text out of the file, fit for a terminal.
-fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
-}
-
 fn section_text(section: &Section) -> String {
     let flags = if section.flags == 0 { String::new() } else { format!(", flags {:#06x}", section.flags) };
     let Section { kind, offset, size, sha384, .. } = section;
@@ -135,7 +130,7 @@ fn ramdisk_text(ramdisk: &Ramdisk) -> String {
 
 fn process_rows(facts: &Inspection, row: &mut impl FnMut(&str, String)) {
     let Some(process) = &facts.process else { return row("process", "unknown".to_owned()) };
-    row("process", Value::from(process.argv.clone()).to_string());
+    row("process", shown(&Value::from(process.argv.clone()).to_string()));
     let groups: String = process.groups.iter().map(|group| format!(" +{group}")).collect();
     row("", format!("as {}:{}{groups} in {}", process.uid, process.gid, shown(&process.cwd)));
     process.env.iter().for_each(|item| row("", shown(item)));

@@ -67,7 +67,7 @@ struct Global {
 enum Command {
     Build(Box<build::Args>),
     Verify(Box<verify::Args>),
-    #[command(alias = "describe")]
+    #[command(visible_alias = "describe")]
     Inspect(inspect::Args),
     Extract(extract::Args),
     Diff(Box<diff::Args>),

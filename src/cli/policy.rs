@@ -236,5 +236,5 @@ fn line(finding: &Finding, ui: &Ui) -> String {
         Level::Error => ui.paint("error", "1;31"),
         Level::Note => ui.paint("note", "1;36"),
     };
-    super::failure::one_line(&format!("{word}[{}]: {}: {}", finding.code, finding.place(), finding.message))
+    eif::shown(&format!("{word}[{}]: {}: {}", finding.code, finding.place(), finding.message))
 }

@@ -9,7 +9,7 @@ use eif::{Progress, Warning};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Global;
-use super::failure::{Failure, one_line};
+use super::failure::Failure;
 
 /// The two streams, and how much to say on them.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Ui {
     /// A warning line with its code.
     pub fn warn(&self, warning: &Warning) {
         let word = self.paint("warning", "1;33");
-        self.note(&format!("{word}[{}]: {}", warning.code, one_line(&warning.message)));
+        self.note(&format!("{word}[{}]: {}", warning.code, eif::shown(&warning.message)));
     }
 
     /// Colours a word where colours are wanted. The meaning is never in the colour alone.

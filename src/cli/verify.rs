@@ -14,7 +14,7 @@ use super::attest::{Bytes, bytes, proved};
 use super::build::BuildOptions;
 use super::diff;
 use super::environment;
-use super::failure::{Failure, one_line};
+use super::failure::Failure;
 use super::inspect::{at, pretty};
 use super::source::SourceOptions;
 use super::ui::Ui;
@@ -114,7 +114,7 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
             ui.data(&if ui.json {
                 pretty(&Answer::nitro_cli(&asked, &proof))?
             } else {
-                one_line(&asked.nitro_sentence(&proof)) + "\n"
+                eif::shown(&asked.nitro_sentence(&proof)) + "\n"
             })?;
             Ok(ExitCode::SUCCESS)
         }
@@ -146,7 +146,7 @@ impl Asked<'_> {
         let signature = if *signed { " but its signature" } else { "" };
         let (image, enclave) = (self.source(proof.manifest), self.end());
         let sentence = format!("same: every byte of {}{signature} comes from {image}{enclave}", file.display());
-        one_line(&sentence) + "\n"
+        eif::shown(&sentence) + "\n"
     }
 
     fn nitro_sentence(&self, proof: &NitroProof) -> String {

@@ -37,7 +37,12 @@ pub trait Source {
 
 impl Source for File {
     fn size(&self) -> io::Result<u64> {
-        self.metadata().map(|metadata| metadata.len())
+        let metadata = self.metadata()?;
+        if !metadata.is_file() {
+            let what = if metadata.is_dir() { "a folder" } else { "a pipe or a device" };
+            return Err(io::Error::other(format!("it is {what}, and only a regular file can be read in any order")));
+        }
+        Ok(metadata.len())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -145,7 +145,7 @@ impl Read for Frugal<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(buffer)?;
         let left = self.left.checked_sub(count as u64);
-        self.left = left.ok_or_else(|| io::Error::other(format!("its headers have more than {INDEX_LIMIT} bytes")))?;
+        self.left = left.ok_or(io::ErrorKind::FileTooLarge)?;
         Ok(count)
     }
 }
@@ -156,11 +156,22 @@ impl Seek for Frugal<'_> {
     }
 }
 
+/// A header's size, in bytes.
+const BLOCK: u64 = 512;
+
+/// Why a file cannot be read as a tar. The words of the `tar` crate are not repeated: they quote what the file has where
+/// a tar has a name, and a wrong path may be that of a key.
+fn no_tar(mut file: &fs::File, error: &io::Error) -> String {
+    let at = file.stream_position().map(|at| at.saturating_sub(BLOCK)).unwrap_or_default();
+    match error.kind() {
+        _ if error.raw_os_error().is_some() => format!("it cannot be read: {error}"),
+        io::ErrorKind::FileTooLarge => format!("its tar headers have more than {INDEX_LIMIT} bytes"),
+        _ => format!("it is no tar, or is damaged: there is no header of a tar near byte {at}"),
+    }
+}
+
 fn index(file: &fs::File, label: &str) -> Result<BTreeMap<String, Member>, Error> {
-    let bad = |source: io::Error| Error::NotAnImage {
-        what: label.to_owned(),
-        why: format!("it cannot be read as a tar: {source}"),
-    };
+    let bad = |error: io::Error| Error::NotAnImage { what: label.to_owned(), why: no_tar(file, &error) };
     let mut members = BTreeMap::new();
     let mut archive = tar::Archive::new(Frugal { file, left: INDEX_LIMIT });
     for entry in archive.entries_with_seek().map_err(bad)? {
@@ -248,6 +259,16 @@ impl Read for Range<'_> {
         self.left = self.left.saturating_sub(count as u64);
         Ok(count)
     }
+}
+
+/// Opens an image of an oci-archive.
+pub(super) fn open_oci(archive: Archive, selector: &Selector, platform: &Platform) -> Result<Image, Error> {
+    if !archive.is_layout() {
+        let hint = if archive.has("manifest.json") { "; `docker-archive:` reads what `docker save` wrote" } else { "" };
+        let why = format!("no `oci-layout` and `index.json` in it, so it is no OCI image layout{hint}");
+        return Err(Error::NotAnImage { what: archive.label, why });
+    }
+    manifest::open(Box::new(archive), selector, platform)
 }
 
 /// One image in `manifest.json` of `docker save`.

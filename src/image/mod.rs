@@ -170,7 +170,7 @@ impl Image {
         let archive = |path: &Path| Archive::open(path, &access.scratch, access.limit);
         match reference {
             Reference::Oci { path, selector } => manifest::open(Box::new(Directory::open(path)?), selector, platform),
-            Reference::OciArchive { path, selector } => manifest::open(Box::new(archive(path)?), selector, platform),
+            Reference::OciArchive { path, selector } => archive::open_oci(archive(path)?, selector, platform),
             Reference::DockerDaemon { name } => daemon::open(name, platform, access),
             Reference::DockerArchive { path, name } => archive::open_docker(archive(path)?, name.as_deref(), platform),
             Reference::Docker(name) => registry::open(name, platform, access),

@@ -32,7 +32,7 @@ pub use inspection::{Certificate, Finding, Inspection, Kernel, Ramdisk, Section,
 pub use layout::{Range, layout};
 pub use listing::{Listing, list};
 pub use rebuild::{Basis, Proof, Undecided, Verdict, rebuild};
-pub use remeasure::NitroProof;
+pub use remeasure::{NitroProof, nitro_cli_plan};
 pub use source::Tools;
 pub use tarball::rootfs;
 

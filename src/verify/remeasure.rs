@@ -78,6 +78,35 @@ impl Hints {
         let layers = layers.filter_map(|layer| layer.as_str()?.parse().ok()).collect();
         Ok(Self { version: metadata.build.tool_version.clone(), layers, store })
     }
+
+    /// The plan as nitro-cli would have it; what boots is taken out of the file into `folder` where no blobs are given.
+    fn plan<S: Source>(&self, eif: &Eif<S>, plan: &Plan, folder: &Path) -> Result<Plan, Undecided> {
+        let mut plan = Plan {
+            platform: Platform { arch: eif.arch() },
+            profile: Profile::NitroCli,
+            docker_store: self.store,
+            accept_unstable_times: false,
+            lock: None,
+            signer: None,
+            ..plan.clone()
+        };
+        if plan.blobs.is_none() {
+            take_apart(eif, folder).map_err(temporary)?;
+            plan.blobs = Some(folder.to_owned());
+        }
+        Ok(plan)
+    }
+}
+
+/// A plan that packs an image as nitro-cli packed this file, times of a clock aside; `None` if its metadata do not say
+/// that nitro-cli did. What boots is taken out of the file into `folder` where the plan names no blobs.
+///
+/// # Errors
+/// [`Undecided`] where its Docker kept layers in a way that is not rebuilt here, or `folder` cannot be written.
+pub fn nitro_cli_plan<S: Source>(eif: &Eif<S>, plan: &Plan, folder: &Path) -> Result<Option<Plan>, Undecided> {
+    let Some(metadata) = eif.metadata().ok().flatten().filter(made) else { return Ok(None) };
+    let plan = Hints::of(&metadata)?.plan(eif, plan, folder)?;
+    Ok(Some(Plan { accept_unstable_times: true, ..plan }))
 }
 
 /// The answer about such a file.
@@ -132,19 +161,7 @@ struct Rebuilt {
 
 fn again<S: Source>(eif: &Eif<S>, basis: &Basis, hints: &Hints, progress: &dyn Progress) -> Result<Rebuilt, Undecided> {
     let folder = tempfile::tempdir_in(&basis.plan.layers.scratch).map_err(temporary)?;
-    let mut plan = Plan {
-        platform: Platform { arch: eif.arch() },
-        profile: Profile::NitroCli,
-        docker_store: hints.store,
-        accept_unstable_times: false,
-        lock: None,
-        signer: None,
-        ..basis.plan.clone()
-    };
-    if plan.blobs.is_none() {
-        take_apart(eif, folder.path()).map_err(temporary)?;
-        plan.blobs = Some(folder.path().to_owned());
-    }
+    let mut plan = hints.plan(eif, &basis.plan, folder.path())?;
     let times = match pack(&plan, progress) {
         Err(Undecided::Build(build::Error::NitroCli(nitro_cli::Error::Times(names)))) => names,
         packed => return packed.map(|(eif, report)| Rebuilt { eif, report, times: Vec::new() }),

@@ -33,6 +33,21 @@ fn is(result: Result<Unpacked, Refused>, name: &str) {
     assert_eq!(result.unwrap().tree, [format!("f 0644 0:0 name {name}")]);
 }
 
+/// A path may be mistyped, and then be that of a key: nothing of the file is told.
+#[test]
+fn what_is_no_archive_is_not_quoted() {
+    let key = format!("-----BEGIN PRIVATE KEY-----\n{}\n", "MIIEvAIBADANBgkqhkiG9w0BAQEFAASC".repeat(40));
+    for transport in ["docker-archive", "oci-archive"] {
+        let env = TestEnv::new();
+        env.write("key.pem", &key);
+        let reference = format!("{transport}:key.pem");
+        let output = env.eif(&["build", &reference, "-o", "app.eif"]).refused("E-not-an-image");
+        let _ = output.says("it is no tar, or is damaged").says_nothing_of("MII").says_nothing_of("PRIVATE");
+    }
+    refused(open("docker-archive", &docker("x").legacy().tar()[..300], ""), "E-not-an-image", "is damaged");
+    refused(open("oci-archive", docker("x").legacy().tar(), ""), "E-not-an-image", "`docker-archive:` reads");
+}
+
 #[test]
 fn the_order_of_members_does_not_matter() {
     for mut files in [docker("x").modern(), docker("x").legacy()] {

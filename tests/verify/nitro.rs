@@ -117,6 +117,23 @@ fn all_golden_files_are_proved() {
     }
 }
 
+/// `eif diff` packs the image as nitro-cli did, whichever Docker kept it, and needs no blobs.
+#[test]
+fn all_golden_files_are_the_same_as_their_images() {
+    for (name, case) in Case::all() {
+        let env = TestEnv::new();
+        case.file(&env, &[], |_| ());
+        let output = env.eif(&["diff", "app.eif", &case.reference]).success();
+        assert_eq!(output.stdout(), "the same\n", "{name}: {output:?}");
+    }
+    let (env, case) = (TestEnv::new(), Case::of("plain"));
+    case.file(&env, &[], |file| file.replace(RAMDISK, 1, b"root:x", b"root::"));
+    let found = env.eif(&["diff", "app.eif", &case.reference]).code(1);
+    assert!(matches!(differences(&found)[..], [one] if one.starts_with("rootfs: /etc/passwd: content: ")), "{found:?}");
+    case.file(&env, &[], |file| file.metadata(|it| it["DockerInfo"]["GraphDriver"]["Name"] = json!("vfs")));
+    let _ = env.eif(&["diff", "app.eif", &case.reference]).code(3).says("error[E-verify-docker-store]: ");
+}
+
 #[test]
 fn what_was_changed_is_named() {
     let env = TestEnv::new();
