@@ -36,9 +36,15 @@ fn genuine() -> &'static (Roots, Claims) {
     })
 }
 
-/// The seeds: as the module gives it, with COSE's tag, as text.
+/// The seeds: as the module gives it, with a map of no known length, with COSE's tag, as text.
 pub(super) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let plain = Attestation::new();
     let tagged = Attestation { tagged: true, ..Attestation::new() };
-    vec![("plain", plain.bytes()), ("tagged", tagged.bytes()), ("text", base64(&plain.bytes()).into_bytes())]
+    let endless = Attestation { endless: true, ..Attestation::new() };
+    vec![
+        ("plain", plain.bytes()),
+        ("endless", endless.bytes()),
+        ("tagged", tagged.bytes()),
+        ("text", base64(&plain.bytes()).into_bytes()),
+    ]
 }

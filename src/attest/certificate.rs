@@ -281,11 +281,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pinned_root_is_aws_published_fingerprint() {
-        assert_eq!(hex::encode(Roots::aws().0.first().unwrap()), AWS_ROOT);
-    }
-
-    #[test]
     fn what_is_no_pem_is_no_root() {
         assert!(Roots::from_pem(b"").is_err());
         assert!(Roots::from_pem(b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n").is_ok());

@@ -9,6 +9,9 @@
 //! ])
 //! ```
 //!
+//! The payload's map has a known length in documents of 2024 and earlier, and none (`bf … ff`) in those that AWS's
+//! hypervisor writes since 2025: both are read, also for the map `pcrs` and the array `cabundle`.
+//!
 //! A field that an enclave did not fill is `null` in the documents of AWS's hypervisor, though the description has "no
 //! field content can be null": for `public_key`, `user_data` and `nonce` that is read as absent.
 
@@ -57,9 +60,9 @@ pub struct Claims {
     pub cabundle: Vec<Vec<u8>>,
     /// A key that the enclave wants to be spoken to with, 1 to 1024 bytes.
     pub public_key: Option<Vec<u8>>,
-    /// Whatever the enclave has to say, at most 512 bytes.
+    /// Whatever the enclave has to say, at most 1024 bytes.
     pub user_data: Option<Vec<u8>>,
-    /// The verifier's challenge, at most 512 bytes.
+    /// The verifier's challenge, at most 1024 bytes.
     pub nonce: Option<Vec<u8>>,
 }
 
@@ -108,7 +111,7 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Error> {
     let mut cbor = Items { part: "document", cbor: Decoder::new(&bytes) };
     cbor.open_sign1()?;
     let protected = cbor.bytes("the protected header")?;
-    if cbor.map("the unprotected header")? != 0 {
+    if cbor.map("the unprotected header")? != Some(0) {
         return Err(Error::Cose("the unprotected header is not empty".to_owned()));
     }
     let payload = cbor.bytes("the payload")?;
@@ -142,7 +145,7 @@ fn binary(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
 fn algorithm(protected: &[u8]) -> Result<i64, Error> {
     let mut cbor = Items { part: "protected header", cbor: Decoder::new(protected) };
     let entries = cbor.map("the protected header")?;
-    let key = if entries == 1 { cbor.integer("its key")? } else { 0 };
+    let key = if entries == Some(1) { cbor.integer("its key")? } else { 0 };
     if key != 1 {
         return Err(Error::Cose("the protected header has other entries than an algorithm".to_owned()));
     }
@@ -155,7 +158,8 @@ fn claims(payload: &[u8]) -> Result<Claims, Error> {
     let mut cbor = Items { part: "payload", cbor: Decoder::new(payload) };
     let mut claims = Claims::default();
     let mut seen: Vec<&str> = Vec::new();
-    for _ in 0..cbor.map("the payload")? {
+    let mut left = cbor.map("the payload")?;
+    while cbor.another(&mut left) {
         let key = cbor.text("a field's name")?;
         if seen.contains(&key) {
             return Err(Error::Duplicate(format!("\"{}\"", crate::escaped(key.as_bytes()))));
@@ -171,7 +175,8 @@ fn claims(payload: &[u8]) -> Result<Claims, Error> {
     }
 }
 
-/// One field with the rules of AWS's section 3.2.2.2.
+/// One field with the rules of AWS's section 3.2.2.2. Of `user_data` and `nonce` that says at most 512 bytes, the
+/// description of the format in 3.1 says 1024, and the hypervisor signs more than 512: true documents have them.
 fn field(cbor: &mut Items<'_>, key: &str, claims: &mut Claims) -> Result<(), Error> {
     match key {
         "module_id" => match cbor.text(key)? {
@@ -190,20 +195,18 @@ fn field(cbor: &mut Items<'_>, key: &str, claims: &mut Claims) -> Result<(), Err
         "certificate" => claims.certificate = cbor.sized(key, 1..=1024)?,
         "cabundle" => claims.cabundle = cabundle(cbor)?,
         "public_key" => claims.public_key = cbor.optional(key, 1..=1024)?,
-        "user_data" => claims.user_data = cbor.optional(key, 0..=512)?,
-        "nonce" => claims.nonce = cbor.optional(key, 0..=512)?,
+        "user_data" => claims.user_data = cbor.optional(key, 0..=1024)?,
+        "nonce" => claims.nonce = cbor.optional(key, 0..=1024)?,
         other => return Err(Error::Field(crate::escaped(other.as_bytes()))),
     }
     Ok(())
 }
 
 fn pcrs(cbor: &mut Items<'_>) -> Result<BTreeMap<u8, Vec<u8>>, Error> {
-    let count = cbor.map("pcrs")?;
-    if !(1..=32).contains(&count) {
-        return Err(value("pcrs", format!("has {count} entries, 1 to 32 are allowed")));
-    }
+    let mut left = cbor.map("pcrs")?;
     let mut pcrs = BTreeMap::new();
-    for _ in 0..count {
+    // Bounded by the indexes, none of which may come twice.
+    while cbor.another(&mut left) {
         let index = cbor.unsigned("a PCR's index")?;
         let small = u8::try_from(index).ok().filter(|index| *index < 32);
         let index = small.ok_or_else(|| value("pcrs", format!("has index {index}, 0 to 31 are allowed")))?;
@@ -216,18 +219,21 @@ fn pcrs(cbor: &mut Items<'_>) -> Result<BTreeMap<u8, Vec<u8>>, Error> {
             return Err(Error::Duplicate(name));
         }
     }
+    if pcrs.is_empty() {
+        return Err(value("pcrs", "is empty"));
+    }
     Ok(pcrs)
 }
 
 fn cabundle(cbor: &mut Items<'_>) -> Result<Vec<Vec<u8>>, Error> {
-    let count = cbor.array("cabundle")?;
-    if count == 0 {
-        return Err(value("cabundle", "is empty"));
-    }
+    let mut left = cbor.array("cabundle")?;
     // No capacity: each entry takes at least two bytes of input, the count is only what somebody says.
     let mut bundle = Vec::new();
-    for index in 0..count {
-        bundle.push(cbor.sized(&format!("cabundle[{index}]"), 1..=1024)?);
+    while cbor.another(&mut left) {
+        bundle.push(cbor.sized(&format!("cabundle[{}]", bundle.len()), 1..=1024)?);
+    }
+    if bundle.is_empty() {
+        return Err(value("cabundle", "is empty"));
     }
     Ok(bundle)
 }
@@ -358,8 +364,8 @@ fn same(field: &'static str, found: Option<&Vec<u8>>, expected: &[u8]) -> Result
     Err(Error::Claim { field, found, expected: quoted(expected) })
 }
 
-/// CBOR items of one part, each asked for by what it must be. Lengths are definite, and nothing is copied before it is
-/// known to be there.
+/// CBOR items of one part, each asked for by what it must be. Strings have known lengths, and nothing is copied before it
+/// is known to be there.
 struct Items<'b> {
     part: &'static str,
     cbor: Decoder<'b>,
@@ -385,17 +391,37 @@ impl<'b> Items<'b> {
             }
         }
         match self.array("the document")? {
-            4 => Ok(()),
-            count => Err(Error::Cose(format!("the array has {count} items, COSE_Sign1 has 4"))),
+            Some(4) => Ok(()),
+            None => Err(Error::Cose("the array has no known length".to_owned())),
+            Some(count) => Err(Error::Cose(format!("the array has {count} items, COSE_Sign1 has 4"))),
         }
     }
 
-    fn array(&mut self, what: &str) -> Result<u64, Error> {
-        self.item(what, "array of a known length", |cbor| cbor.array().ok().flatten())
+    /// Opens an array and gives the number of its items; `None` if it goes on to a break.
+    fn array(&mut self, what: &str) -> Result<Option<u64>, Error> {
+        self.item(what, "array", |cbor| cbor.array().ok())
     }
 
-    fn map(&mut self, what: &str) -> Result<u64, Error> {
-        self.item(what, "map of a known length", |cbor| cbor.map().ok().flatten())
+    /// Opens a map and gives the number of its entries; `None` if it goes on to a break.
+    fn map(&mut self, what: &str) -> Result<Option<u64>, Error> {
+        self.item(what, "map", |cbor| cbor.map().ok())
+    }
+
+    /// Whether the open array or map goes on, where `left` of it are left. The end of the input is no end of it: then the
+    /// next item is missing.
+    fn another(&mut self, left: &mut Option<u64>) -> bool {
+        match left {
+            Some(0) => false,
+            Some(count) => {
+                *count = count.saturating_sub(1);
+                true
+            }
+            None if self.cbor.datatype().ok() == Some(Type::Break) => {
+                self.cbor.set_position(self.cbor.position().saturating_add(1));
+                false
+            }
+            None => true,
+        }
     }
 
     fn bytes(&mut self, what: &str) -> Result<&'b [u8], Error> {

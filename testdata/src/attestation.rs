@@ -227,6 +227,17 @@ pub mod cbor {
         [head(5, entries.len() as u64), items.collect::<Vec<_>>().concat()].concat()
     }
 
+    /// The array or map without a known length: its head has no number, and a break stands at its end.
+    pub fn endless(item: &[u8]) -> Vec<u8> {
+        let argument = match item[0] & 31 {
+            0..24 => 0,
+            24 => 1,
+            25 => 2,
+            other => panic!("no head of an array or map that the tests make: {other}"),
+        };
+        [&[item[0] & 0xe0 | 31], &item[1 + argument..], &[0xff]].concat()
+    }
+
     /// `null`.
     pub fn null() -> Vec<u8> {
         vec![0xf6]
@@ -246,6 +257,8 @@ pub struct Attestation {
     pub unprotected: Vec<u8>,
     /// Whether tag 18 stands before.
     pub tagged: bool,
+    /// Whether the payload's map has no known length, as in AWS's documents since 2025.
+    pub endless: bool,
 }
 
 impl Default for Attestation {
@@ -269,6 +282,7 @@ impl Attestation {
             protected: cbor::map(&[(cbor::unsigned(1), cbor::negative(34))]),
             unprotected: cbor::map(&[]),
             tagged: false,
+            endless: false,
         };
         attestation.set("module_id", cbor::text("i-0123456789abcdef0-enc0123456789abcdef"));
         attestation.set("digest", cbor::text("SHA384"));
@@ -320,7 +334,8 @@ impl Attestation {
             }
         }
         let entries: Vec<_> = whole.fields.iter().map(|(name, value)| (cbor::text(name), value.clone())).collect();
-        cbor::map(&entries)
+        let map = cbor::map(&entries);
+        if self.endless { cbor::endless(&map) } else { map }
     }
 
     /// RFC 9052's Sig_structure.
