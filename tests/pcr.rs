@@ -52,16 +52,35 @@ fn what_is_no_image_gives_one_register() {
     let env = TestEnv::new();
     let input = env.write("input", "hi");
     for (option, value, name, digits) in [
-        ("--role-arn", "arn:aws:iam::123456789012:role/Webserver", "PCR3", "78fce75db17cd4e0a3fb8dad3ad128ca"),
-        ("--instance-id", "i-1234567890abcdef0", "PCR4", "08f996b5d43e047a9eb51e7f548bfee7"),
+        (
+            "--role-arn",
+            "arn:aws:iam::123456789012:role/Webserver",
+            "PCR3",
+            "78fce75db17cd4e0a3fb8dad3ad128ca5e77edbb2b2c7f75329dccd99aa5f6ef4fc1f1a452e315b9e98f9e312e6921e6",
+        ),
+        (
+            "--instance-id",
+            "i-1234567890abcdef0",
+            "PCR4",
+            "08f996b5d43e047a9eb51e7f548bfee7e164fd7dc8f65541f2ac09d6545ac812719327281c401a67a10fcba87ae79ce0",
+        ),
         ("--input", input.to_str().unwrap(), "PCR", "2607c1a63d24305dd45aa638450d8d11"),
     ] {
         let output = env.eif(&["pcr", option, value]).success();
         let object = output.json();
         let found = object[name].as_str().unwrap();
-        assert_eq!((found.len(), &found[..32]), (96, digits));
+        assert_eq!((found.len(), &found[..digits.len()]), (96, digits));
         assert_eq!(object.as_object().unwrap().len(), 1);
         assert!(output.stdout().starts_with("{\n  \""));
+    }
+    let session = "arn:aws:sts::123456789012:assumed-role/Webserver/i-1234567890abcdef0";
+    for (option, value, why) in [
+        ("--role-arn", session, "a session of the role"),
+        ("--role-arn", "", "PCR3 is of the role itself"),
+        ("--instance-id", "garbage", "an instance id is"),
+    ] {
+        let _ = env.eif(&["pcr", option, value]).code(2).says(why);
+        let _ = env.eif(&["policy", "--pcr", &format!("0={}", "ab".repeat(48)), option, value]).code(2).says(why);
     }
 }
 

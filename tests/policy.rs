@@ -245,7 +245,10 @@ fn a_weak_policy_is_written_with_a_word() {
     let output = env.eif(&["policy", "one.eif"]).success();
     let output = output.says("warning[W-policy-pcr2]: EnclaveImage1: ").says("single ramdisk");
     let _ = output.says("warning[W-policy-principal]: it names no principal, which KMS demands of a key policy");
-    let _ = env.eif(&["policy", "--instance-id", "i-1"]).success().says("warning[E-policy-weak]: EnclaveImage1: ");
+    let _ = env
+        .eif(&["policy", "--instance-id", "i-1234567890abcdef0"])
+        .success()
+        .says("warning[E-policy-weak]: EnclaveImage1: ");
 }
 
 #[test]
@@ -394,15 +397,16 @@ fn no_other_statement_may_open_the_door() {
         beside(statement).into_iter().map(|(code, _)| code).collect::<Vec<_>>()
     };
     assert_eq!(not(json!("kms:Encrypt"))[0], "E-policy-unconditional");
-    assert_eq!(not(json!(["kms:Decrypt", "kms:ReEncrypt*"])), ["W-policy-administrator"]);
-    let via = json!({"Sid": "Via", "Effect": "Allow", "Principal": {"AWS": ROLE}, "Action": "kms:Decrypt",
+    assert_eq!(not(json!(["kms:Decrypt", "kms:ReEncrypt*"])), ["W-policy-unasked", "W-policy-administrator"]);
+    let via = json!({"Sid": "Via", "Effect": "Allow", "Principal": {"AWS": ROLE}, "Action": "kms:Decrypt", "Resource": "*",
         "Condition": {"StringEquals": {"kms:ViaService": "s3.eu-west-1.amazonaws.com"}}});
     assert_eq!(beside(via), [("E-policy-unconditional".to_owned(), "Via".to_owned())]);
     let code =
         |action: Value| other(json!({"AWS": ROLE}), action).into_iter().map(|(code, _)| code).collect::<Vec<_>>();
     assert_eq!(code(json!(["kms:PutKeyPolicy", "kms:Create*"])), ["W-policy-administrator"]);
     assert_eq!(code(json!(["kms:Encrypt", "kms:ReEncrypt*"])), ["E-policy-reencrypt"]);
-    assert!(code(json!(["kms:Encrypt", "kms:GenerateDataKey", "s3:*"])).is_empty());
+    assert_eq!(code(json!(["kms:Encrypt", "kms:GenerateDataKey", "s3:*"])), ["W-policy-unasked"]);
+    assert!(code(json!(["kms:Encrypt", "s3:*"])).is_empty());
 }
 
 #[test]
@@ -431,9 +435,10 @@ fn nothing_asked_is_nothing_protected() {
 /// An unconditional Allow behind a Deny of everything but the image.
 #[test]
 fn a_deny_can_protect() {
-    let allow = json!({"Sid": "Use", "Effect": "Allow", "Principal": {"AWS": ROLE}, "Action": "kms:Decrypt"});
+    let allow =
+        json!({"Sid": "Use", "Effect": "Allow", "Principal": {"AWS": ROLE}, "Action": "kms:Decrypt", "Resource": "*"});
     let with = |deny: Value| codes(&json!([allow.clone(), deny]));
-    let deny = |condition: Value| json!({"Sid": "Others", "Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt", "Condition": condition});
+    let deny = |condition: Value| json!({"Sid": "Others", "Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*", "Condition": condition});
     let none: [&str; 0] = [];
     for operator in ["StringNotEquals", "StringNotEqualsIgnoreCase", "StringNotEqualsIgnoreCaseIfExists"] {
         assert_eq!(with(deny(json!({ operator: image(1) }))), none, "{operator}");
@@ -457,6 +462,98 @@ fn a_deny_can_protect() {
     let revoked =
         json!([attested(equals(json!({key(0): [value(1), value(2)]}))), deny(json!({"StringEquals": image(2)}))]);
     assert_eq!(codes(&revoked), none);
+}
+
+const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/1";
+const OTHER_KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/2";
+
+/// An unconditional Allow, and a Deny of all that has not the image, with these elements in their places.
+fn guarded(allow: Value, deny: Value) -> Vec<String> {
+    let with = |mut statement: Value, further: Value| {
+        statement.as_object_mut().unwrap().extend(further.as_object().unwrap().clone());
+        statement
+    };
+    let use_it = json!({"Effect": "Allow", "Action": "kms:Decrypt", "Principal": {"AWS": ROLE}, "Resource": "*"});
+    let others = json!({"Effect": "Deny", "Action": "kms:Decrypt", "Resource": "*",
+        "Condition": {"StringNotEquals": image(1)}});
+    codes(&json!([with(use_it, allow), with(others, deny)]))
+}
+
+#[test]
+fn a_deny_protects_whom_and_what_it_is_about() {
+    let (none, open): (Vec<&str>, _) = (vec![], ["E-policy-unconditional"]);
+    let everybody = || json!({"Principal": "*"});
+    assert_eq!(guarded(json!({}), everybody()), none);
+    assert_eq!(guarded(json!({}), json!({"NotPrincipal": {"AWS": ROLE}})), open);
+    assert_eq!(guarded(json!({}), json!({"NotPrincipal": {"AWS": ROOT}})), none);
+    assert_eq!(guarded(json!({}), json!({"Principal": "*", "Resource": OTHER_KEY})), open);
+    assert_eq!(guarded(json!({"Resource": KEY}), json!({"Principal": "*", "Resource": [KEY, OTHER_KEY]})), none);
+    assert_eq!(guarded(json!({"Resource": KEY}), json!({"Principal": "*", "Resource": "arn:aws:kms:*:key/*"})), none);
+}
+
+#[test]
+fn other_keys_are_no_concern() {
+    let identity = |resource: &str, further: Value| {
+        let mut statement = attested(equals(image(1)));
+        statement.as_object_mut().unwrap().remove("Principal");
+        statement["Resource"] = json!(resource);
+        codes(&json!([statement, further]))
+    };
+    let allow = |resource: &str| json!({"Effect": "Allow", "Action": "kms:Decrypt", "Resource": resource});
+    let none: [&str; 0] = [];
+    assert_eq!(identity(KEY, allow(OTHER_KEY)), none);
+    assert_eq!(identity(KEY, allow(KEY)), ["E-policy-unconditional"]);
+    assert_eq!(identity(KEY, allow("arn:aws:kms:*")), ["E-policy-unconditional"]);
+    assert_eq!(identity("*", allow(OTHER_KEY)), ["E-policy-unconditional"]);
+}
+
+#[test]
+fn what_lets_nobody_through_is_found() {
+    let env = TestEnv::new();
+    let measured = written(&env, "app.eif", &["boot", "application"], None);
+    let condition = |operator: &str| json!({operator: {key(0): measured.pcr0}});
+    let lint = |policy: &Value| {
+        let output = lint_of(&env, policy, &["--eif", "app.eif", "--json"]);
+        let findings = output.json()["findings"].take();
+        findings.as_array().unwrap().iter().map(|it| it["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let deny = json!({"Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*",
+        "Condition": condition("StringNotEquals")});
+    assert_eq!(lint(&json!([deny])), ["E-policy-nobody"]);
+    let mut identity = deny.clone();
+    identity.as_object_mut().unwrap().remove("Principal");
+    assert_eq!(lint(&json!([identity])), ["W-policy-nobody"]);
+    let (right, shut) = (
+        attested(condition("StringEquals")),
+        json!({"Effect": "Deny", "Principal": "*", "Action": "kms:*", "Resource": "*"}),
+    );
+    assert!(lint(&json!([right])).is_empty());
+    assert_eq!(lint(&json!([right, shut])), ["E-policy-denied", "E-policy-unmatched"]);
+    assert!(lint(&json!([right, deny])).is_empty());
+    let other = json!({"Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*",
+        "Condition": {"StringNotEquals": image(1)}});
+    assert!(lint(&json!([right, other])).contains(&"E-policy-unmatched".to_owned()));
+}
+
+#[test]
+fn what_aws_would_refuse_is_found() {
+    let with = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        let mut statement = attested(equals(image(1)));
+        change(statement.as_object_mut().unwrap());
+        codes(&statement)
+    };
+    assert_eq!(with(&|it| drop(it.remove("Resource"))), ["E-policy-resource"]);
+    let nothing = with(&|it| {
+        it.remove("Resource");
+        it.insert("NotResource".to_owned(), json!("*"));
+    });
+    assert_eq!(nothing, ["E-policy-resource"]);
+    let mut nobody = attested(equals(image(1)));
+    nobody.as_object_mut().unwrap().remove("Principal");
+    assert_eq!(codes(&json!([attested(equals(image(1))), nobody])), ["E-policy-principal"]);
+    // Names in an encryption context are the user's own.
+    let context = json!({"StringEquals": {key(0): value(1), "kms:EncryptionContext:attested-by": "me"}});
+    assert!(condition(context).is_empty());
 }
 
 fn lint_of(env: &TestEnv, policy: &Value, further: &[&str]) -> Output {

@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::policy::{Action, Register};
-use super::statement::{Condition, Key, Principals, Statement, matches, read};
+use super::statement::{Condition, Key, Principals, Resources, Statement, matches, read};
 use crate::eif::measure::PCR2_OF_NOTHING;
 use crate::eif::{Measurements, Pcr};
 
@@ -182,6 +182,7 @@ impl<'a> Linter<'a> {
     }
 
     fn statement(&mut self, statement: &'a Statement) {
+        self.elements(statement);
         if statement.asks() {
             self.conditions(statement);
             self.values(statement);
@@ -193,8 +194,24 @@ impl<'a> Linter<'a> {
         if statement.asks() {
             self.actions(statement);
             self.anyone(statement);
+            self.shut(statement);
         } else {
             self.open(statement);
+        }
+    }
+
+    /// What IAM wants of a statement before it looks at requests.
+    fn elements(&mut self, statement: &Statement) {
+        let nothing = statement.resources.as_ref().map(Resources::are_none);
+        if nothing == Some(true) {
+            self.find(statement, "E-policy-resource", "it is about no key, so it does nothing");
+        } else if nothing.is_none() {
+            self.find(statement, "E-policy-resource", "it has no Resource: AWS refuses the policy");
+        }
+        let in_a_key_policy = self.statements.iter().any(|other| other.principals != Principals::Identity);
+        if statement.principals == Principals::Identity && in_a_key_policy {
+            let why = "it has no Principal, beside statements that have one: AWS refuses a key policy with it";
+            self.find(statement, "E-policy-principal", why);
         }
     }
 
@@ -353,14 +370,24 @@ impl<'a> Linter<'a> {
         }
     }
 
+    /// An Allow that a Deny takes back, whatever the request.
+    fn shut(&mut self, statement: &Statement) {
+        let covered = Action::ALL.into_iter().filter(|action| statement.covers(action.name()));
+        let shut: Vec<&str> = covered.map(Action::name).filter(|action| self.denied(statement, action)).collect();
+        if !shut.is_empty() {
+            let why = format!("another statement denies {} to whoever asks, with a document too", shut.join(", "));
+            self.find(statement, "E-policy-denied", why);
+        }
+    }
+
     /// Everybody with the right image, in any account.
     fn anyone(&mut self, statement: &Statement) {
         let limited = statement.conditions.iter().any(|condition| {
             let key = condition.key.to_ascii_lowercase();
             ["aws:principal", "kms:calleraccount", "aws:source", "aws:userid"].iter().any(|part| key.starts_with(part))
         });
-        if statement.principals == Principals::Anyone && !limited {
-            let why = "Principal \"*\": whoever runs the image, in any account, feeds it and is served";
+        if statement.principals.are_open() && !limited {
+            let why = "Principal \"*\" or NotPrincipal: whoever runs the image, in any account, feeds it and is served";
             self.find(statement, "E-policy-anyone", why);
         }
     }
@@ -373,8 +400,7 @@ impl<'a> Linter<'a> {
                        statement for each register";
             self.find(statement, "E-policy-deny", why);
         }
-        let all =
-            statement.principals == Principals::Anyone && statement.conditions.iter().all(|c| c.kind() != Key::Other);
+        let all = statement.principals.are_open() && statement.conditions.iter().all(|c| c.kind() != Key::Other);
         if !registers.is_empty() && all && statement.covers("kms:PutKeyPolicy") {
             let why = "no request for kms:PutKeyPolicy has a document, so this locks everybody out of the policy";
             self.find(statement, "E-policy-lockout", why);
@@ -383,7 +409,11 @@ impl<'a> Linter<'a> {
 
     /// A statement that lets requests without a document through.
     fn open(&mut self, statement: &Statement) {
-        let protected = self.protected();
+        let protected = self.protected(|asking| asking.meets(statement));
+        if protected.is_empty() && !self.protected(|_| true).is_empty() {
+            // It is about other keys.
+            return;
+        }
         let exposed: Vec<Action> = Action::ALL
             .into_iter()
             .filter(|action| *action != Action::GenerateRandom && statement.covers(action.name()))
@@ -399,11 +429,27 @@ impl<'a> Linter<'a> {
         }
         if !exposed.is_empty() {
             let names: Vec<_> = exposed.iter().map(|action| action.name()).collect();
-            let who = if statement.principals == Principals::Anyone { " to everybody" } else { "" };
+            let who = if statement.principals.are_open() { " to everybody" } else { "" };
             let why = format!("allows {}{who} without an attestation document", names.join(", "));
             self.find(statement, "E-policy-unconditional", why);
         }
+        self.unasked(statement, &protected);
         self.administrator(statement, &protected);
+    }
+
+    /// Actions that hand out plaintext keys and could be asked for a document, and are not, anywhere.
+    fn unasked(&mut self, statement: &Statement, protected: &BTreeSet<Action>) {
+        if protected.is_empty() {
+            return;
+        }
+        // With keys that it decrypts: a key that derives secrets decrypts nothing.
+        let open = [Action::GenerateDataKey, Action::GenerateDataKeyPair].into_iter();
+        let open = open.filter(|action| statement.covers(action.name()) && !protected.contains(action));
+        let open: Vec<&str> = open.filter(|action| !self.guarded(statement, *action)).map(Action::name).collect();
+        if !open.is_empty() {
+            let why = format!("allows {} without a document, and no statement asks for one there", open.join(", "));
+            self.find(statement, "W-policy-unasked", why);
+        }
     }
 
     fn administrator(&mut self, statement: &Statement, protected: &BTreeSet<Action>) {
@@ -421,9 +467,9 @@ impl<'a> Linter<'a> {
         }
     }
 
-    /// The actions for which some statement asks for a document.
-    fn protected(&self) -> BTreeSet<Action> {
-        let asking = self.statements.iter().filter(|statement| statement.asks());
+    /// The actions for which one of those statements asks for a document.
+    fn protected(&self, among: impl Fn(&Statement) -> bool) -> BTreeSet<Action> {
+        let asking = self.statements.iter().filter(|statement| statement.asks() && among(statement));
         let asking: Vec<_> = asking.filter(|statement| statement.allow || !bindings(statement).is_empty()).collect();
         let asked = |action: &Action| asking.iter().any(|statement| statement.covers(action.name()));
         Action::ALL.into_iter().filter(asked).collect()
@@ -446,36 +492,45 @@ impl<'a> Linter<'a> {
         self.denials(allowed, action).any(|deny| deny.conditions.is_empty())
     }
 
-    /// Deny statements for an action and for all whom a statement allows it.
+    /// Deny statements for an action, for all whom a statement allows it and for all its keys.
     fn denials<'s>(&'s self, allowed: &'s Statement, action: &'s str) -> impl Iterator<Item = &'s Statement> {
         let denials = self.statements.iter().filter(|statement| !statement.allow);
-        denials.filter(move |deny| deny.covers(action) && includes(&deny.principals, &allowed.principals))
+        denials.filter(move |deny| deny.covers(action) && deny.embraces(allowed))
+    }
+
+    /// Whether an enclave with this image, asked for its document, is allowed an action by a statement.
+    fn takes(&self, allowed: &Statement, action: Action, image: &Image) -> bool {
+        let holds = |statement: &Statement| bindings(statement).iter().all(|binding| has(image, binding));
+        let asked = !bindings(allowed).is_empty() || self.guarded(allowed, action);
+        let denies = |deny: &Statement| deny.conditions.is_empty() || !holds(deny);
+        allowed.covers(action.name()) && asked && holds(allowed) && !self.denials(allowed, action.name()).any(denies)
     }
 
     /// The policy as a whole, and each image.
     fn whole(&mut self) {
         let policy = |code, message| Finding { code, level: Level::Error, statement: None, sid: None, message };
-        if self.protected().is_empty() {
+        let protected = self.protected(|_| true);
+        if protected.is_empty() {
             let why = "no statement asks for the document of an image".to_owned();
             return self.findings.push(policy("E-policy-nothing", why));
         }
+        let allows =
+            |statement: &Statement| statement.allow && protected.iter().any(|action| statement.covers(action.name()));
+        if !self.statements.iter().any(allows) {
+            let why = "no statement allows what is asked for: Deny statements alone let nobody through".to_owned();
+            let key_policy = self.statements.iter().any(|statement| statement.principals != Principals::Identity);
+            let (code, level) =
+                if key_policy { ("E-policy-nobody", Level::Error) } else { ("W-policy-nobody", Level::Note) };
+            return self.findings.push(Finding { level, ..policy(code, why) });
+        }
         for image in self.images {
             let takes = |statement: &Statement| {
-                let bindings = bindings(statement);
-                !bindings.is_empty() && bindings.iter().all(|binding| has(image, binding))
+                statement.allow && protected.iter().any(|action| self.takes(statement, *action, image))
             };
             if !self.statements.iter().any(takes) {
                 let why = format!("no statement takes {}", crate::escaped(image.name.as_bytes()));
                 self.findings.push(policy("E-policy-unmatched", why));
             }
         }
-    }
-}
-
-fn includes(all: &Principals, some: &Principals) -> bool {
-    match (all, some) {
-        (Principals::Anyone | Principals::Identity, _) => true,
-        (Principals::Named(all), Principals::Named(some)) => some.iter().all(|name| all.contains(name)),
-        _ => false,
     }
 }

@@ -57,19 +57,94 @@ impl Refusal for Error {
 pub(super) enum Principals {
     /// No such element: an identity policy.
     Identity,
-    /// `*`, or `NotPrincipal`.
+    /// `*`.
     Anyone,
     /// These, as they stand.
     Named(Vec<String>),
+    /// `NotPrincipal`: everybody else.
+    AllBut(Vec<String>),
 }
 
 impl Principals {
+    /// Whether it certainly has everybody whom the other has.
+    pub fn cover(&self, others: &Self) -> bool {
+        match (self, others) {
+            (Principals::Anyone | Principals::Identity, _) => true,
+            (Principals::Named(all), Principals::Named(some)) => some.iter().all(|name| all.contains(name)),
+            (Principals::AllBut(left), Principals::Named(some)) => !some.iter().any(|name| left.contains(name)),
+            (Principals::AllBut(left), Principals::AllBut(more)) => left.iter().all(|name| more.contains(name)),
+            _ => false,
+        }
+    }
+
+    /// Whether it is everybody, or everybody but some.
+    pub fn are_open(&self) -> bool {
+        matches!(self, Principals::Anyone | Principals::AllBut(_))
+    }
+
     /// Whether all of them are accounts, so that the accounts' own policies decide.
     pub fn are_accounts(&self) -> bool {
         let account = |name: &String| {
             name.ends_with(":root") || (name.len() == 12 && name.bytes().all(|byte| byte.is_ascii_digit()))
         };
         matches!(self, Principals::Named(names) if !names.is_empty() && names.iter().all(account))
+    }
+}
+
+/// Which keys: patterns of ARNs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Resources {
+    patterns: Vec<String>,
+    /// Whether they are those of `NotResource`.
+    all_but: bool,
+}
+
+fn is_literal(pattern: &str) -> bool {
+    !pattern.contains(['*', '?'])
+}
+
+impl Resources {
+    /// Whether no key is meant.
+    pub fn are_none(&self) -> bool {
+        let everything = self.patterns.iter().any(|pattern| !pattern.is_empty() && pattern.bytes().all(|b| b == b'*'));
+        if self.all_but { everything } else { self.patterns.is_empty() }
+    }
+
+    /// Whether a text of the other's is certainly among them; a pattern is one of its texts, since `*` takes `*`.
+    fn take(&self, other: &str) -> bool {
+        let taken = |pattern: &String| matches(pattern, other) && (is_literal(other) || !pattern.contains('?'));
+        if self.all_but {
+            is_literal(other) && !self.patterns.iter().any(taken)
+        } else {
+            self.patterns.iter().any(taken)
+        }
+    }
+
+    /// Whether it certainly has every key that the other has.
+    pub fn cover(&self, others: &Self) -> bool {
+        match (self.all_but, others.all_but) {
+            (_, false) => others.patterns.iter().all(|other| self.take(other)),
+            (true, true) => self == others,
+            (false, true) => self.take("*"),
+        }
+    }
+
+    /// Whether both may mean the same key: not if all that is named is different.
+    pub fn meet(&self, others: &Self) -> bool {
+        let apart = |one: &str, other: &str| {
+            let both = is_literal(one) && is_literal(other);
+            if both {
+                one != other
+            } else {
+                is_literal(one) && !matches(other, one) || is_literal(other) && !matches(one, other)
+            }
+        };
+        match (self.all_but, others.all_but) {
+            (false, false) => self.patterns.iter().any(|one| others.patterns.iter().any(|other| !apart(one, other))),
+            (false, true) => self.patterns.iter().any(|one| !is_literal(one) || others.take(one)),
+            (true, false) => others.meet(self),
+            (true, true) => true,
+        }
     }
 }
 
@@ -104,10 +179,18 @@ impl Condition {
                 Some(index) => Key::Register(Register::Pcr(index)),
                 None => Key::Misspelt,
             },
-            None if ["attest", "imagesha", "pcr"].iter().any(|part| key.contains(part)) => Key::Misspelt,
+            None if means_a_document(&key) => Key::Misspelt,
             None => Key::Other,
         }
     }
+}
+
+/// Whether a key that is none looks like one of a document's: a name of KMS's, or one without a service. Names of an
+/// encryption context are the user's own.
+fn means_a_document(key: &str) -> bool {
+    let kms = key.starts_with("kms:") && !key.starts_with("kms:encryptioncontext:");
+    let bare = !key.contains(':') || key.starts_with("recipientattest");
+    (kms || bare) && ["attest", "imagesha", "pcr"].iter().any(|part| key.contains(part))
 }
 
 /// A statement.
@@ -120,6 +203,8 @@ pub(super) struct Statement {
     /// Patterns of actions, and whether they are those of `NotAction`.
     pub actions: Vec<String>,
     pub all_but: bool,
+    /// `None` where the statement names none, which IAM refuses.
+    pub resources: Option<Resources>,
     pub conditions: Vec<Condition>,
 }
 
@@ -127,6 +212,24 @@ impl Statement {
     /// Whether it is about this action.
     pub fn covers(&self, action: &str) -> bool {
         self.actions.iter().any(|pattern| matches(pattern, action)) != self.all_but
+    }
+
+    /// Whether both may be about one key.
+    pub fn meets(&self, other: &Self) -> bool {
+        match (&self.resources, &other.resources) {
+            (Some(one), Some(other)) => one.meet(other),
+            _ => true,
+        }
+    }
+
+    /// Whether it is certainly about everybody and every key that the other is about.
+    pub fn embraces(&self, other: &Self) -> bool {
+        let keys = match (&self.resources, &other.resources) {
+            (Some(all), Some(some)) => all.cover(some),
+            (Some(all), None) => all.take("*"),
+            (None, _) => true,
+        };
+        keys && self.principals.cover(&other.principals)
     }
 
     /// Whether it asks for something of a document, rightly or not.
@@ -200,29 +303,41 @@ fn statement(index: usize, value: &Value) -> Result<Statement, Error> {
         (None, Some(actions)) => (actions, true),
         _ => return Err(bad("it needs Action or NotAction, and not both".to_owned())),
     };
+    let (resources, all_but_these) = match (object.get("Resource"), object.get("NotResource")) {
+        (None, None) => (None, false),
+        (Some(resources), None) => (Some(resources), false),
+        (None, Some(resources)) => (Some(resources), true),
+        _ => return Err(bad("it has Resource and NotResource".to_owned())),
+    };
+    let resources = resources.map(|value| strings(value).ok_or_else(|| bad("its resources are no strings".to_owned())));
+    let resources = resources.transpose()?.map(|patterns| Resources { patterns, all_but: all_but_these });
     Ok(Statement {
         index,
         sid: object.get("Sid").and_then(Value::as_str).filter(|sid| !sid.is_empty()).map(str::to_owned),
         allow,
-        principals: principals(object).ok_or_else(|| bad("its Principal is neither * nor names".to_owned()))?,
+        principals: principals(object)
+            .ok_or_else(|| bad("its Principal or NotPrincipal is neither * nor names, or it has both".to_owned()))?,
         actions: strings(actions).ok_or_else(|| bad("its actions are no strings".to_owned()))?,
         all_but,
+        resources,
         conditions: conditions(object).ok_or_else(|| bad("its Condition is no block of operators".to_owned()))?,
     })
 }
 
 fn principals(object: &Map<String, Value>) -> Option<Principals> {
-    let value = match (object.get("Principal"), object.get("NotPrincipal")) {
-        (None, None) => return Some(Principals::Identity),
-        (_, Some(_)) => return Some(Principals::Anyone),
-        (Some(value), None) => value,
+    let names = |value: &Value| match value {
+        Value::Object(kinds) => kinds.values().map(strings).collect::<Option<Vec<_>>>().map(|names| names.concat()),
+        other => strings(other),
     };
-    let names = match value {
-        Value::Object(kinds) => kinds.values().map(strings).collect::<Option<Vec<_>>>()?.concat(),
-        other => strings(other)?,
-    };
-    let anyone = names.iter().any(|name| name == "*");
-    Some(if anyone { Principals::Anyone } else { Principals::Named(names) })
+    match (object.get("Principal"), object.get("NotPrincipal")) {
+        (None, None) => Some(Principals::Identity),
+        (None, Some(value)) => names(value).map(Principals::AllBut),
+        (Some(value), None) => {
+            let names = names(value)?;
+            Some(if names.iter().any(|name| name == "*") { Principals::Anyone } else { Principals::Named(names) })
+        }
+        (Some(_), Some(_)) => None,
+    }
 }
 
 fn conditions(object: &Map<String, Value>) -> Option<Vec<Condition>> {
@@ -289,7 +404,39 @@ mod tests {
         }
         assert_eq!(kind("RecipientAttestation:PCR0"), Key::Misspelt);
         assert_eq!(kind("kms:PCR0"), Key::Misspelt);
-        assert_eq!(kind("kms:ViaService"), Key::Other);
+        for key in
+            ["kms:ViaService", "kms:EncryptionContext:attested-by", "aws:PrincipalTag/pcr", "aws:RequestTag/attest"]
+        {
+            assert_eq!(kind(key), Key::Other, "{key}");
+        }
+    }
+
+    #[test]
+    fn resources_cover_and_meet() {
+        let of = |all_but, patterns: &[&str]| Resources {
+            patterns: patterns.iter().map(|&p| p.to_owned()).collect(),
+            all_but,
+        };
+        let (a, b) = ("arn:aws:kms:eu-west-1:1:key/a", "arn:aws:kms:eu-west-1:1:key/b");
+        // one, other, covers, meets
+        for (one, other, covers, meets) in [
+            (of(false, &["*"]), of(false, &[a]), true, true),
+            (of(false, &[a]), of(false, &["*"]), false, true),
+            (of(false, &[a]), of(false, &[b]), false, false),
+            (of(false, &[a, b]), of(false, &[b]), true, true),
+            (of(false, &["arn:*:key/*"]), of(false, &["arn:aws:*:key/*"]), true, true),
+            (of(false, &["arn:aws:kms:??-west-1:1:key/a"]), of(false, &["arn:aws:kms:*:1:key/a"]), false, true),
+            (of(true, &[a]), of(false, &[b]), true, true),
+            (of(true, &[a]), of(false, &[a]), false, false),
+            (of(true, &[a]), of(false, &["*"]), false, true),
+            (of(false, &["*"]), of(true, &[a]), true, true),
+            (of(true, &[a]), of(true, &[a]), true, true),
+        ] {
+            assert_eq!((one.cover(&other), one.meet(&other)), (covers, meets), "{one:?} {other:?}");
+            assert_eq!(other.meet(&one), meets, "{one:?} {other:?}");
+        }
+        assert!(of(true, &["*"]).are_none() && of(false, &[]).are_none());
+        assert!(!of(false, &["*"]).are_none() && !of(true, &[a]).are_none());
     }
 
     #[test]

@@ -237,15 +237,20 @@ fn words(proof: &Proof, args: &Verify) -> (Vec<String>, Vec<String>) {
     say(true, format!("{signer} signed it for the enclave {module}; its certificates were valid at {when}"), "");
     say(true, "the enclave is not in debug mode: PCR0 is not zero".to_owned(), "");
     let given = args.pcr.iter().any(|NumberedPcr(index, _)| *index == 0).then(|| "the given PCR0".to_owned());
-    let file = [&args.eif, &args.lock].into_iter().flatten().next().map(|file| file.display().to_string());
-    let image = file.or(given).map(|image| format!("the enclave was started from the image of {image}"));
-    say(image.is_some(), image.unwrap_or_default(), "which image runs: compare with --eif, --lock or --pcr");
+    let files = [&args.eif, &args.lock].into_iter().flatten().map(|file| file.display().to_string());
+    let images: Vec<String> = files.chain(given).collect();
+    let image = format!("the enclave was started from the image of {}", images.join(" and of "));
+    say(!images.is_empty(), image, "which image runs: compare with --eif, --lock or --pcr");
     for NumberedPcr(index, _) in args.pcr.iter().filter(|NumberedPcr(index, _)| *index != 0) {
         say(true, format!("PCR{index} has the given value"), "");
     }
-    let fresh = args.nonce.is_some() || args.max_age.is_some();
-    let how = if args.nonce.is_some() { "it answers this nonce" } else { "it is as young as asked" };
-    say(fresh, how.to_owned(), "that it is fresh: an old document verifies as well; ask with --nonce or --max-age");
+    let fresh = [(args.nonce.is_some(), "it answers this nonce"), (args.max_age.is_some(), "it is as young as asked")];
+    let fresh: Vec<&str> = fresh.into_iter().filter_map(|(asked, how)| asked.then_some(how)).collect();
+    say(
+        !fresh.is_empty(),
+        fresh.join(", and "),
+        "that it is fresh: an old document verifies as well; ask with --nonce or --max-age",
+    );
     if proof.claims().user_data.is_some() {
         say(args.user_data.is_some(), "user_data is as given".to_owned(), "that user_data is what it should be");
     }

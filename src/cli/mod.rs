@@ -12,6 +12,7 @@ mod inspect;
 mod kernel;
 #[cfg(feature = "kms")]
 mod kms;
+mod parent;
 mod pcr;
 mod policy;
 mod pull;

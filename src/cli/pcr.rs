@@ -14,6 +14,7 @@ use super::build::{self, BuildOptions};
 use super::environment;
 use super::failure::Failure;
 use super::inspect::at;
+use super::parent;
 use super::sign;
 use super::ui::Ui;
 
@@ -46,10 +47,10 @@ struct What {
     #[arg(value_name = "FILE.eif|IMAGE", conflicts_with_all = ["role_arn", "instance_id", "input"])]
     file: Option<OsString>,
     /// PCR3 of an enclave whose parent has this IAM role
-    #[arg(long, value_name = "ARN", conflicts_with_all = ["instance_id", "signing_certificate", "input"])]
+    #[arg(long, value_name = "ARN", value_parser = parent::role_arn, conflicts_with_all = ["instance_id", "signing_certificate", "input"])]
     role_arn: Option<String>,
     /// PCR4 of an enclave on this parent instance
-    #[arg(long, value_name = "ID", conflicts_with_all = ["signing_certificate", "input"])]
+    #[arg(long, value_name = "ID", value_parser = parent::instance_id, conflicts_with_all = ["signing_certificate", "input"])]
     instance_id: Option<String>,
     /// PCR8 of an enclave image signed with this certificate (PEM); beside FILE or IMAGE, all PCRs that it would
     /// have if it were signed with it

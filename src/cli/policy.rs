@@ -14,6 +14,7 @@ use super::attest::{NumberedPcr, numbered_pcr};
 use super::environment;
 use super::failure::Failure;
 use super::inspect::{at, pretty};
+use super::parent;
 use super::pcr::measure;
 use super::ui::Ui;
 
@@ -54,10 +55,10 @@ struct Write {
     #[arg(long, value_name = "N=HEX", value_parser = numbered_pcr)]
     pcr: Vec<NumberedPcr>,
     /// The parent instance's IAM role: its PCR3, and the principal unless --principal names another
-    #[arg(long, value_name = "ARN")]
+    #[arg(long, value_name = "ARN", value_parser = parent::role_arn)]
     role_arn: Option<String>,
     /// The parent instance: its PCR4
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = parent::instance_id)]
     instance_id: Option<String>,
     /// What to ask of a file: pcr0, pcr1, pcr2, pcr8 or image (ImageSha384, another name of PCR0), comma-separated
     /// [default: pcr0,pcr1,pcr2, and pcr8 of a signed file]
