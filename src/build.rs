@@ -18,7 +18,7 @@ use crate::eif::signature::Signer;
 use crate::eif::{self, Measurements, Metadata, Writer, Written};
 use crate::image::{self, Image, Platform, Process, Reference};
 use crate::initramfs::{
-    Application, Bootstrap, Compress, Encoder, Mtime, Need, linuxkit, write_application, write_bootstrap,
+    Application, Bootstrap, Compress, Encoder, Mtime, Need, RootFs, linuxkit, write_application, write_bootstrap,
 };
 use crate::output::Output;
 use crate::rootfs::{self, Loaded, Overrides, Tree, docker};
@@ -132,6 +132,8 @@ pub struct Report {
     pub inodes: u64,
     /// The least memory of an enclave that takes all of it, in MiB.
     pub memory: u64,
+    /// The same if the command line makes its root a ramfs.
+    pub memory_ramfs: u64,
     /// What the user should know.
     pub warnings: Vec<Warning>,
     /// The image's own SBOM, where the plan has a place for it.
@@ -566,6 +568,7 @@ fn report(
     let ramdisks = [sizes.next().unwrap_or(0), sizes.next().unwrap_or(0)];
     let arch = image.platform.arch;
     let by_hash = || Some(kernel::Lock::embedded().ok()?.by_kernel(&record.kernel_sha256, arch)?.id.clone());
+    let need = Need { packed: ramdisks.iter().sum(), unpacked, inodes };
     Report {
         measurements: written.measurements,
         pin: image.pin.clone(),
@@ -575,7 +578,8 @@ fn report(
         size: written.size,
         kernel: boot.kernel.len() as u64,
         entries,
-        memory: Need { packed: ramdisks.iter().sum(), unpacked, inodes }.least_mib(),
+        memory: need.least_mib(RootFs::of(boot.cmdline.as_bytes())),
+        memory_ramfs: need.least_mib(RootFs::Ramfs),
         ramdisks,
         unpacked,
         inodes,

@@ -136,6 +136,7 @@ fn facts(plan: &Plan, (name, digest): (&str, &Digest), report: &Report) -> Value
         "ramdisks": [ramdisk(first, report.entries[0]), ramdisk(second, report.entries[1])],
         "unpacked": { "bytes": report.unpacked, "inodes": report.inodes },
         "memory_mib": report.memory,
+        "memory_mib_ramfs": report.memory_ramfs,
         "warnings": report.warnings.iter().map(warning).collect::<Vec<_>>(),
     }))
 }

@@ -202,7 +202,11 @@ pub fn tell(report: &Report, ui: &Ui) {
         ui.detail(&format!("{name}      {pcr}"));
     }
     ui.note(&format!("file      {}", mib(report.size)));
-    ui.note(&format!("memory    the enclave needs at least {} MiB", report.memory));
+    let ramfs = match report.memory_ramfs {
+        less if less < report.memory => format!(", {less} MiB with rootfstype=ramfs on the command line"),
+        _ => String::new(),
+    };
+    ui.note(&format!("memory    the enclave needs at least {} MiB{ramfs}", report.memory));
 }
 
 /// Binary megabytes with one digit.

@@ -90,6 +90,7 @@ mod machine {
     use std::sync::{Arc, OnceLock};
 
     use eif::eif::Eif;
+    use eif::initramfs::RootFs;
     use eif::launch::parts::Parts;
     use eif::launch::qemu::Machine;
     use eif::launch::{Ending, Outcome};
@@ -102,7 +103,7 @@ mod machine {
         let unreadable = |error| Failure::refused("E-io", format!("{}: {error}", args.file.display()));
         let file = File::open(&args.file).map_err(unreadable)?;
         let parts = Parts::of(&Eif::open(file)?)?;
-        let memory_mib = args.memory.unwrap_or(parts.need.default_mib());
+        let memory_mib = args.memory.unwrap_or(parts.need.default_mib(RootFs::of(&parts.cmdline)));
         ui.note(&format!("machine   {} in QEMU, {memory_mib} MiB, {} CPU(s), CID {}", parts.arch, args.cpus, args.cid));
         let machine = Machine {
             arch: parts.arch,

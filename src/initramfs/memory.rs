@@ -11,14 +11,44 @@ use std::io::{self, Read};
 use super::newc::{Error, Reader};
 use super::unpack::Unpack;
 
-/// The kernel unpacks into a tmpfs, which counts whole pages.
+/// Both file systems that the kernel unpacks into count whole pages.
 const PAGE: u64 = 4096;
-/// What the kernel takes for itself, in bytes.
-const KERNEL: u64 = 64 << 20;
+/// What the kernel takes for itself, in bytes. Ours takes some 30 MiB; others are larger.
+const KERNEL: u64 = 48 << 20;
+/// What the kernel keeps of an inode and its name, in bytes: seen to be 850.
+const OBJECT: u64 = 900;
+/// Of so many parts of the memory the kernel takes one to keep account of pages: 64 bytes for each.
+const ACCOUNT: u64 = 64;
+/// The least memory of an enclave, in MiB (the driver's NE_MIN_MEM_REGION and hypervisor).
+const LEAST_ENCLAVE: u64 = 64;
 /// What the application may take, if nobody says otherwise, in MiB.
 const APPLICATION: u64 = 128;
 /// The least default, in MiB.
 const LEAST: u64 = 256;
+
+/// The file system that the ramdisks become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootFs {
+    /// It takes half of the memory and as many inodes as that has pages; what is beyond is lost, mostly without a word.
+    Tmpfs,
+    /// It takes all that there is.
+    Ramfs,
+}
+
+impl RootFs {
+    /// What the kernel makes of a command line: a ramfs where one names a root or another type (init/do_mounts.c).
+    pub fn of(cmdline: &[u8]) -> Self {
+        let words = || cmdline.split(u8::is_ascii_whitespace).take_while(|word| *word != b"--");
+        let last = |name: &[u8]| words().filter_map(|word| word.strip_prefix(name)).last();
+        let (root, types) = (last(b"root=").unwrap_or_default(), last(b"rootfstype="));
+        match types {
+            Some(types) if types.windows(5).any(|part| part == b"tmpfs") => Self::Tmpfs,
+            None if root.is_empty() => Self::Tmpfs,
+            _ => Self::Ramfs,
+        }
+    }
+}
+
 /// What the ramdisks become in memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Need {
@@ -55,18 +85,21 @@ impl Need {
         self.unpacked = self.unpacked.saturating_add(size.next_multiple_of(PAGE));
     }
 
-    /// The least memory in which nothing is lost, in MiB: twice the unpacked files, because a tmpfs may fill half of it
-    /// and has an inode for every second page, and room for the ramdisks while they are being unpacked (mm/shmem.c,
-    /// init/initramfs.c); plus the kernel.
-    pub fn least_mib(&self) -> u64 {
-        let tmpfs = self.unpacked.max(self.inodes.saturating_mul(PAGE)).saturating_mul(2);
-        let unpacking = self.unpacked.saturating_add(self.packed);
-        tmpfs.max(unpacking).saturating_add(KERNEL).div_ceil(1 << 20)
+    /// The least memory in which nothing is lost, in MiB: room for the ramdisks while they are being unpacked, and for what
+    /// they become. A tmpfs may fill half of what is left beside kernel and ramdisks when it is mounted, and has an inode
+    /// for every second page of that (init/initramfs.c, mm/shmem.c). `tests/boot_memory.rs` holds it to booted guests.
+    pub fn least_mib(&self, root: RootFs) -> u64 {
+        let files = match root {
+            RootFs::Tmpfs => self.unpacked.max(self.inodes.saturating_mul(PAGE)).saturating_mul(2),
+            RootFs::Ramfs => self.unpacked.saturating_add(self.inodes.saturating_mul(OBJECT)),
+        };
+        let all = files.saturating_add(self.packed).saturating_add(KERNEL);
+        all.saturating_add(all / (ACCOUNT - 1)).div_ceil(1 << 20).max(LEAST_ENCLAVE)
     }
 
     /// Memory for an enclave of which nobody says how much it shall have, in MiB: room for an application as well.
-    pub fn default_mib(&self) -> u64 {
-        self.least_mib().saturating_add(APPLICATION).next_multiple_of(2).max(LEAST)
+    pub fn default_mib(&self, root: RootFs) -> u64 {
+        self.least_mib(root).saturating_add(APPLICATION).next_multiple_of(2).max(LEAST)
     }
 }
 
@@ -120,9 +153,34 @@ mod tests {
     #[test]
     fn a_big_image_gets_room_to_be_unpacked() {
         let need = Need { packed: 1000 << 20, unpacked: 990 << 20, inodes: 10_000 };
-        assert_eq!(need.default_mib(), 1990 + 64 + 128);
-        assert_eq!(Need::default().default_mib(), 256);
-        assert_eq!(Need { unpacked: u64::MAX, ..need }.default_mib() % 2, 0);
+        assert_eq!(need.default_mib(RootFs::Tmpfs), 3077 + 128 + 1);
+        assert_eq!(Need::default().default_mib(RootFs::Tmpfs), 256);
+        assert_eq!(Need { unpacked: u64::MAX, ..need }.default_mib(RootFs::Tmpfs) % 2, 0);
+    }
+
+    #[test]
+    fn a_ramfs_needs_room_once_and_a_tmpfs_twice() {
+        let least = |need: Need| (need.least_mib(RootFs::Tmpfs), need.least_mib(RootFs::Ramfs));
+        let plain = Need { packed: 100 << 20, unpacked: 100 << 20, inodes: 1024 };
+        assert_eq!(least(plain), (354, 253));
+        assert_eq!(least(Need { packed: 10 << 20, ..plain }), (263, 162));
+        assert_eq!(least(Need { packed: 4 << 20, unpacked: 0, inodes: 100_000 }), (847, 141));
+        assert_eq!(least(Need::default()), (64, 64));
+    }
+
+    #[test]
+    fn the_command_line_decides() {
+        for (cmdline, root) in [
+            ("reboot=k console=ttyS0", RootFs::Tmpfs),
+            ("root=/dev/ram0", RootFs::Ramfs),
+            ("root= quiet", RootFs::Tmpfs),
+            ("root=/dev/ram0 rootfstype=tmpfs", RootFs::Tmpfs),
+            ("rootfstype=ramfs", RootFs::Ramfs),
+            ("rootfstype=ramfs rootfstype=ext4,tmpfs", RootFs::Tmpfs),
+            ("quiet -- root=/dev/ram0", RootFs::Tmpfs),
+        ] {
+            assert_eq!(RootFs::of(cmdline.as_bytes()), root, "{cmdline}");
+        }
     }
 
     proptest! {

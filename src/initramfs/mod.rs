@@ -17,5 +17,5 @@ mod unpack;
 pub use application::{Application, Mtime, write_application};
 pub use bootstrap::{Bootstrap, write_bootstrap};
 pub use compress::{Compress, Encoder};
-pub use memory::Need;
+pub use memory::{Need, RootFs};
 pub use unpack::{Packing, Unpack};
