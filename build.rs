@@ -1,5 +1,6 @@
 //! Compiles the init for each target that the toolchain has, for `src/init.rs` to embed, and its source beside it.
 
+#[allow(dead_code, reason = "tests use the rest")]
 #[path = "init/freestanding.rs"]
 mod freestanding;
 
@@ -11,14 +12,14 @@ use std::{env, fs};
 
 use freestanding::Toolchain;
 
-/// Names another `rustc` for aarch64, where the first one lacks that target.
-const OTHER: &str = "EIF_RUSTC_AARCH64";
-
 fn main() -> Result<(), Box<dyn Error>> {
-    for input in ["init/src", "init/freestanding.rs", "build.rs"] {
+    // The last of them is touched when the compiler that it leaves in the cache is new.
+    for input in ["init/src", "init/freestanding.rs", "build.rs", ".ci/rustc-aarch64"] {
         println!("cargo::rerun-if-changed={input}");
     }
-    println!("cargo::rerun-if-env-changed={OTHER}");
+    for input in freestanding::VARIABLES {
+        println!("cargo::rerun-if-env-changed={input}");
+    }
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(variable("OUT_DIR")?);
     let mut source = String::new();
@@ -53,18 +54,17 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
 
 /// The init for one architecture and the compiler that made it; `None` if no compiler at hand has the target.
 fn build(arch: &str, init: &Path, out: &Path) -> Result<Option<(PathBuf, String)>, Box<dyn Error>> {
-    let own = toolchain(variable("RUSTC")?, None)?;
-    let other = variable(OTHER).ok().filter(|_| arch == "aarch64");
-    let other = other.map(|rustc| toolchain(rustc, Some(own.linker()))).transpose()?;
-    let Some(toolchain) = [other, Some(own)].into_iter().flatten().find(|toolchain| toolchain.has(arch)) else {
+    let toolchain = Toolchain::at_hand(arch, variable("RUSTC")?, |name| variable(name).ok());
+    let Some(toolchain) = toolchain.map_err(|error| error.to_string())? else {
+        println!(
+            "cargo::warning=no Rust compiler with the target {arch}-unknown-linux-gnu: `eif` will have no init for {arch} \
+             (`rustup target add` it, or on Debian `sh .ci/install-packages`, and build again)"
+        );
         return Ok(None);
     };
+    println!("the init for {arch} is compiled by {}", toolchain.version);
     let program = toolchain.init(arch, init, out).map_err(|error| error.to_string())?;
     Ok(Some((program, toolchain.version)))
-}
-
-fn toolchain(rustc: OsString, lld: Option<&Path>) -> Result<Toolchain, String> {
-    Toolchain::of(rustc, lld).map_err(|error| error.to_string())
 }
 
 fn expression(built: Option<&(PathBuf, String)>) -> String {

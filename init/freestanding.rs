@@ -9,6 +9,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Names another `rustc` for aarch64, where the one in use lacks that target.
+const NAMED: &str = "EIF_RUSTC_AARCH64";
+
+/// The variables that [`Toolchain::at_hand`] reads.
+pub const VARIABLES: [&str; 3] = [NAMED, "XDG_CACHE_HOME", "HOME"];
+
+/// Below the user's folder of caches: the compiler that `.ci/rustc-aarch64` leaves there.
+pub const CACHED: &str = "eif-tools/rustc-aarch64/bin/rustc";
+
 /// A compiler and the targets it has the core library of.
 #[derive(Debug, Clone)]
 pub struct Toolchain {
@@ -39,6 +48,34 @@ impl Toolchain {
         let own = Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin/rust-lld");
         let version = verbose.lines().next().unwrap_or_default().to_owned();
         Ok(Self { rustc, version, lld: lld.map_or(own, Path::to_path_buf) })
+    }
+
+    /// What builds for `arch`: for aarch64 the compiler that EIF_RUSTC_AARCH64 names; else `rustc` itself; else, again for
+    /// aarch64, Debian's in the cache. All link with the linker of `rustc`. `None` if none of them has the target.
+    pub fn at_hand(
+        arch: &str,
+        rustc: impl Into<OsString>,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Option<Self>, Error> {
+        let own = Self::of(rustc, None)?;
+        let folder = |name| variable(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+        let caches = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+        let cached = caches.map(|caches| caches.join(CACHED)).filter(|rustc| arch == "aarch64" && rustc.is_file());
+        let named = variable(NAMED).filter(|_| arch == "aarch64");
+        let other = |rustc: OsString| Self::of(rustc, Some(&own.lld));
+        if let Some(named) = named.map(other).transpose()?.filter(|named| named.has(arch)) {
+            return Ok(Some(named));
+        }
+        if own.has(arch) {
+            return Ok(Some(own));
+        }
+        let cached = cached.map(|rustc| other(rustc.into_os_string())).transpose()?;
+        Ok(cached.filter(|cached| cached.has(arch)))
+    }
+
+    /// The compiler itself, as a command.
+    pub fn compiler(&self) -> &OsString {
+        &self.rustc
     }
 
     /// The linker in use.

@@ -234,7 +234,7 @@ impl Refusal for Error {
             Error::Document(error) => return error.help(),
             Error::NitroCli(error) => return error.help(),
             Error::Blob { .. } => "check the path",
-            Error::NoInit(_) => "build `eif` with a toolchain that has the target, or pass --init",
+            Error::NoInit(_) => init::MISSING,
             Error::NoCache => "set HOME or XDG_CACHE_HOME, or pass --kernel",
             Error::Lines { .. } => "use eif's own init (no --init, no init in --blobs), which carries any byte but NUL",
             Error::Strict(_) => "mend the image, or build without --strict",

@@ -1,6 +1,7 @@
-//! The enclave's PID 1, as `build.rs` compiled it from `init/` with the toolchain that compiled this library; and its
-//! source, for those who want to compile it themselves.
+//! The enclave's PID 1, as `build.rs` compiled it from `init/` with the toolchain that compiled this library, or with
+//! another one for an architecture that it lacks; and its source, for those who want to compile it themselves.
 
+#[allow(dead_code, reason = "build scripts use all of it")]
 #[path = "../init/freestanding.rs"]
 mod freestanding;
 
@@ -31,8 +32,11 @@ fn of(arch: Arch) -> Option<Init> {
     }
 }
 
-/// The program: a static ELF file. `None` if the toolchain of this build has no such target
-/// (`rustup target add aarch64-unknown-linux-gnu`, then build again).
+/// Below the user's folder of caches: Debian's compiler for arm64, where `sh .ci/install-packages` has put one.
+pub const CACHED_COMPILER: &str = freestanding::CACHED;
+
+/// The program: a static ELF file. `None` if no compiler at hand had such a target when this library was built
+/// (`rustup target add aarch64-unknown-linux-gnu`, or on Debian `sh .ci/install-packages`; then build again).
 pub fn bytes(arch: Arch) -> Option<&'static [u8]> {
     of(arch).map(|init| init.bytes)
 }
@@ -46,6 +50,10 @@ pub fn toolchain(arch: Arch) -> Option<&'static str> {
 pub fn sha256(arch: Arch) -> Option<String> {
     bytes(arch).map(|bytes| hex::encode(Sha256::digest(bytes)))
 }
+
+/// What to do about an architecture without an init.
+pub const MISSING: &str = "build `eif` with a toolchain that has the target (`rustup target add`, or on Debian \
+                           `sh .ci/install-packages`), or pass --init";
 
 /// Why the init was not compiled again.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +89,11 @@ impl Refusal for Error {
 
     fn help(&self) -> Vec<String> {
         let line = match self {
-            Error::None(_) => "build `eif` with a toolchain that has the target".to_owned(),
+            Error::None(_) => MISSING.to_owned(),
+            // Debian's say so.
+            Error::Toolchain { wanted, .. } if wanted.ends_with("(built from a source tarball)") => {
+                "`sh .ci/install-packages` on Debian, or EIF_RUSTC_AARCH64=/path/to/rustc".to_owned()
+            }
             Error::Toolchain { wanted, .. } => {
                 format!("rustup toolchain install {} --profile minimal", release(wanted))
             }
@@ -172,6 +184,8 @@ mod tests {
         assert_eq!(error.code(), "E-init-toolchain");
         assert!(error.to_string().contains("; at hand is rustc 1."), "{error}");
         assert_eq!(error.help(), ["rustup toolchain install 1.0.0 --profile minimal"]);
+        let of_debian = find("rustc 1.0.0 (a59de37e9 2015-05-13) (built from a source tarball)", Arch::Aarch64, &[]);
+        assert!(of_debian.unwrap_err().help()[0].contains("EIF_RUSTC_AARCH64"));
     }
 
     #[test]

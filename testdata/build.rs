@@ -5,25 +5,35 @@
 mod freestanding;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use freestanding::Toolchain;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for input in ["../init/src", "../init/freestanding.rs", "hello", "build.rs"] {
+    for input in ["../init/src", "../init/freestanding.rs", "../.ci/rustc-aarch64", "hello", "build.rs"] {
         println!("cargo::rerun-if-changed={input}");
+    }
+    for input in freestanding::VARIABLES {
+        println!("cargo::rerun-if-env-changed={input}");
     }
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(variable("OUT_DIR")?);
-    let toolchain = Toolchain::of(variable("RUSTC")?, None).map_err(|error| error.to_string())?;
-    if !toolchain.has("x86_64") {
-        return Err("the hello image is for x86_64: `rustup target add x86_64-unknown-linux-gnu`".into());
+    for arch in ["x86_64", "aarch64"] {
+        let toolchain = Toolchain::at_hand(arch, variable("RUSTC")?, |name| variable(name).ok());
+        match toolchain.map_err(|error| error.to_string())? {
+            Some(toolchain) => build(&toolchain, arch, &root, &out)?,
+            // Whoever wants it says what is missing.
+            None => fs::write(out.join(format!("hello-{arch}")), [])?,
+        }
     }
-    let main = root.join("hello/main.rs");
-    let program = toolchain.program("x86_64", &root.join("../init"), &main, "hello", &out);
-    fs::rename(program.map_err(|error| error.to_string())?, out.join("hello"))?;
     Ok(())
+}
+
+fn build(toolchain: &Toolchain, arch: &str, root: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
+    let main = root.join("hello/main.rs");
+    let program = toolchain.program(arch, &root.join("../init"), &main, "hello", out);
+    program.map(drop).map_err(|error| error.to_string().into())
 }
 
 #[expect(clippy::disallowed_methods, reason = "cargo talks to build scripts through the environment")]

@@ -164,8 +164,7 @@ fn init_of(arch: Arch) -> Check {
     let name = format!("init {arch}");
     match init::toolchain(arch) {
         Some(toolchain) => Check::new(name, BUILD, State::Ok, format!("in this program, made by {toolchain}")),
-        None => Check::new(name, BUILD, State::Missing, "this program was built without it")
-            .with_help("build eif with a toolchain that has the target, or pass --init"),
+        None => Check::new(name, BUILD, State::Missing, "this program was built without it").with_help(init::MISSING),
     }
 }
 

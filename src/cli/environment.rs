@@ -83,10 +83,11 @@ fn of_podman() -> Option<PathBuf> {
     None
 }
 
-/// What compiles init and kernel; EIF_RUSTC_AARCH64 as for the build of `eif` itself.
+/// What compiles init and kernel; EIF_RUSTC_AARCH64, and Debian's compiler in the cache, as for the build of `eif` itself.
 #[expect(clippy::disallowed_methods, reason = "which programs there are is the user's to say")]
 pub fn tools() -> eif::verify::Tools {
-    let rustc = env::var_os("EIF_RUSTC_AARCH64").into_iter().collect();
+    let cached = cache_if_any().map(|cache| cache.with_file_name(eif::init::CACHED_COMPILER).into_os_string());
+    let rustc = env::var_os("EIF_RUSTC_AARCH64").into_iter().chain(cached).collect();
     eif::verify::Tools { rustc, path: search_path(), jobs: processors() }
 }
 

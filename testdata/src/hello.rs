@@ -2,11 +2,27 @@
 
 use crate::{Compression, Config, Entry, Image, layers};
 
-/// The program, built from `testdata/hello` by this package's build script.
-const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
+/// The program, built from `testdata/hello` by this package's build script; empty where no compiler has the target.
+const X86_64: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello-x86_64"));
+const AARCH64: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello-aarch64"));
+
+/// The hello program for an architecture (`x86_64`, `aarch64`).
+///
+/// # Panics
+/// If it could not be built.
+pub fn hello_program(arch: &str) -> &'static [u8] {
+    let program = if arch == "aarch64" { AARCH64 } else { X86_64 };
+    assert!(!program.is_empty(), "no Rust compiler for {arch} was at hand: run `sh .ci/install-packages`, build again");
+    program
+}
 
 /// The hello image: two layers (gzip, zstd) whose command prints `Hello from the enclave side!`.
 pub fn hello_image() -> Image {
+    hello_image_for("x86_64")
+}
+
+/// The same image for another architecture: `x86_64` or `aarch64`.
+pub fn hello_image_for(arch: &str) -> Image {
     let mut layers = layers! {
         "d 0755 0:0 ./",
         "d 0755 0:0 app/",
@@ -49,9 +65,11 @@ pub fn hello_image() -> Image {
         "f 0644 0:0 opt/dir-then-file a file now",
         "w opt/first-name",
     };
-    layers[0] = layers[0].clone().entry(Entry::file("app/hello", PROGRAM).mode(0o755)).compress(Compression::Gzip);
+    layers[0] =
+        layers[0].clone().entry(Entry::file("app/hello", hello_program(arch)).mode(0o755)).compress(Compression::Gzip);
     layers[1] = layers[1].clone().compress(Compression::Zstd);
-    Image::new(layers).config(hello_config())
+    let platform = if arch == "aarch64" { "linux/arm64" } else { "linux/amd64" };
+    Image::new(layers).config(hello_config().platform(platform))
 }
 
 fn hello_config() -> Config {

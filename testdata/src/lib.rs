@@ -42,7 +42,7 @@ pub use debian::{cache_dir, debian_image, debian_layers};
 pub use docker::DockerArchive;
 pub use entry::Entry;
 pub use files::{File, Files};
-pub use hello::hello_image;
+pub use hello::{hello_image, hello_image_for, hello_program};
 pub use image::{Blob, Flavour, Image, canonical, sha256};
 pub use kernel::{fake_arm64_image, fake_bzimage};
 pub use layer::Layer;
