@@ -76,6 +76,7 @@ boot: packages kernel debian
 
 kernel:
 	cargo run --locked --quiet --bin eif -- kernel build
+	cargo run --locked --quiet --bin eif -- kernel build --arch aarch64
 
 debian:
 	cargo run --locked --quiet --package eif-testdata --bin debian-image

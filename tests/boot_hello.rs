@@ -1,27 +1,48 @@
 //! The hello image, built, booted in QEMU, and asked what it sees: it is what Docker would have given it, and the file
-//! system is what was packed. Needs the kernel of `eif kernel build` and the package qemu-system-x86.
+//! system is what was packed; on both architectures. Needs the kernels of `eif kernel build` and the packages
+//! qemu-system-x86 and qemu-system-arm.
 
 mod common;
 
+use std::path::PathBuf;
+
 use common::TestEnv;
-use common::boot::{Boot, Ended};
-use eif_testdata::{Model, hello_image};
+use common::boot::{Boot, Ended, on_each_architecture};
+use eif::Arch;
+use eif_testdata::{Model, hello_image, hello_image_for};
 
 /// Builds the hello image with further options and boots it to its end.
-fn boot(further: &[&str]) -> Ended {
+fn boot(arch: Arch, further: &[&str]) -> Ended {
     let env = TestEnv::with_kernels();
-    let reference = env.layout("image", &hello_image());
-    let file = env.build(&reference, "hello", further);
+    let file = build(&env, arch, further);
     Boot::start(&env, &file, &[]).finish()
+}
+
+fn build(env: &TestEnv, arch: Arch, further: &[&str]) -> PathBuf {
+    let reference = env.layout("image", &hello_image_for(arch.name()));
+    let platform = format!("linux/{}", arch.oci_name());
+    env.build(&reference, "hello", &[&["--platform", &platform], further].concat())
 }
 
 fn commands(words: &[&'static str]) -> Vec<&'static str> {
     words.iter().flat_map(|word| ["--cmd", word]).collect()
 }
 
-#[test]
-fn it_says_hello_and_gets_what_docker_would_give() {
-    let ended = boot(&[]).code(0);
+on_each_architecture! {
+    it_says_hello_and_gets_what_docker_would_give,
+    the_booted_tree_is_what_was_packed,
+    orphans_are_reaped_and_the_status_comes_back,
+    death_by_a_signal_is_told,
+    pid_1_passes_sigterm_on,
+    beyond_the_root_is_nothing_of_ours,
+    without_a_listener_the_heartbeat_is_one_line,
+    a_missing_program_is_one_line,
+    a_program_without_execute_bit_is_one_line,
+    compressed_ramdisks_boot_too,
+}
+
+fn it_says_hello_and_gets_what_docker_would_give(arch: Arch) {
+    let ended = boot(arch, &[]).code(0);
     let values = |name| ended.after(name).collect::<Vec<_>>();
     assert_eq!(values("argv: "), ["hello"]);
     let expected = [
@@ -46,39 +67,35 @@ fn it_says_hello_and_gets_what_docker_would_give() {
     let _ = ended.says_line("Hello from the enclave side!").says_line("eif-init: exited with status 0");
 }
 
-#[test]
-fn the_booted_tree_is_what_was_packed() {
-    let ended = boot(&[&commands(&["list"])[..], &["--user", "root", "--workdir", "/"]].concat()).code(0);
+fn the_booted_tree_is_what_was_packed(arch: Arch) {
+    let ended = boot(arch, &[&commands(&["list"])[..], &["--user", "root", "--workdir", "/"]].concat()).code(0);
     let listed = ended.console().skip_while(|line| *line != "list: begin").skip(1);
     let listed: Vec<_> = listed.take_while(|line| *line != "list: end").collect();
     let mounts: Vec<_> = listed.iter().filter_map(|line| line.strip_prefix("m ")).collect();
     assert_eq!(mounts, ["/dev", "/proc", "/run", "/sys", "/tmp"], "empty in the image, or not there");
     let mut seen: Vec<_> = listed.into_iter().filter(|line| !line.starts_with("m ")).collect();
     seen.sort_unstable();
-    let model = Model::of(&hello_image().layers).listing();
+    let model = Model::of(&hello_image_for(arch.name()).layers).listing();
     let expected: Vec<_> = model.iter().filter(|line| !line.ends_with(" /tmp")).collect();
     assert_eq!(seen, expected);
 }
 
-#[test]
-fn orphans_are_reaped_and_the_status_comes_back() {
+fn orphans_are_reaped_and_the_status_comes_back(arch: Arch) {
     let words = commands(&["orphans", "40", "exit", "42"]);
-    let _ = boot(&words).code(42).says_line("orphans: all reaped").says_line("eif-init: exited with status 42");
+    let _ = boot(arch, &words).code(42).says_line("orphans: all reaped").says_line("eif-init: exited with status 42");
 }
 
-#[test]
-fn death_by_a_signal_is_told() {
-    let _ = boot(&commands(&["kill", "9"])).code(137).says_line("eif-init: killed by signal 9");
+fn death_by_a_signal_is_told(arch: Arch) {
+    let _ = boot(arch, &commands(&["kill", "9"])).code(137).says_line("eif-init: killed by signal 9");
 }
 
-#[test]
-fn pid_1_passes_sigterm_on() {
-    let _ = boot(&[&commands(&["forward", "15"])[..], &["--user", "root"]].concat()).code(0).says("forwarded: 15");
+fn pid_1_passes_sigterm_on(arch: Arch) {
+    let _ =
+        boot(arch, &[&commands(&["forward", "15"])[..], &["--user", "root"]].concat()).code(0).says("forwarded: 15");
 }
 
-#[test]
-fn beyond_the_root_is_nothing_of_ours() {
-    let ended = boot(&[&commands(&["escape"])[..], &["--user", "root"]].concat()).code(0);
+fn beyond_the_root_is_nothing_of_ours(arch: Arch) {
+    let ended = boot(arch, &[&commands(&["escape"])[..], &["--user", "root"]].concat()).code(0);
     for way in ["root: ", "up and out: ", "init's root: "] {
         let found: Vec<_> = ended.after(way).collect();
         assert!(found.contains(&"app") && !found.contains(&"rootfs"), "{way}{found:?}");
@@ -86,10 +103,9 @@ fn beyond_the_root_is_nothing_of_ours() {
     assert_eq!(ended.after("below the root: ").collect::<Vec<_>>(), ["rootfs"], "the image's own tree, no more");
 }
 
-#[test]
-fn without_a_listener_the_heartbeat_is_one_line() {
+fn without_a_listener_the_heartbeat_is_one_line(arch: Arch) {
     let env = TestEnv::with_kernels();
-    let file = env.build(&env.layout("image", &hello_image()), "hello", &[]);
+    let file = build(&env, arch, &[]);
     let ended = Boot::start(&env, &file, &["--no-heartbeat"]).finish();
     assert_ne!(ended.status.code(), Some(0));
     let _ = ended
@@ -97,24 +113,21 @@ fn without_a_listener_the_heartbeat_is_one_line() {
         .says_nothing_of("Hello from the enclave side!");
 }
 
-#[test]
-fn a_missing_program_is_one_line() {
-    let ended = boot(&["--entrypoint", "/no/such/program"]);
+fn a_missing_program_is_one_line(arch: Arch) {
+    let ended = boot(arch, &["--entrypoint", "/no/such/program"]);
     assert_ne!(ended.status.code(), Some(0));
     let _ = ended.says_line(r#"eif-init: exec "/no/such/program": no such file (ENOENT)"#);
 }
 
-#[test]
-fn a_program_without_execute_bit_is_one_line() {
-    let ended = boot(&["--entrypoint", "/etc/hosts", "--user", "root"]);
+fn a_program_without_execute_bit_is_one_line(arch: Arch) {
+    let ended = boot(arch, &["--entrypoint", "/etc/hosts", "--user", "root"]);
     assert_ne!(ended.status.code(), Some(0));
     let _ = ended.says_line(r#"eif-init: exec "/etc/hosts": permission denied (EACCES)"#);
 }
 
-#[test]
-fn compressed_ramdisks_boot_too() {
+fn compressed_ramdisks_boot_too(arch: Arch) {
     for compression in ["gzip", "zstd"] {
-        let _ = boot(&["--compress", compression]).code(0).says_line("Hello from the enclave side!");
+        let _ = boot(arch, &["--compress", compression]).code(0).says_line("Hello from the enclave side!");
     }
 }
 

@@ -1,22 +1,20 @@
 //! The init in a booted machine, with ramdisks made by hand: each failure is one line that names step and error, and
-//! what the application gets is what it should. Needs the kernel of `eif kernel build` and Debian's qemu-system-x86.
+//! what the application gets is what it should. On both architectures. Needs the kernels of
+//! `eif kernel build` and Debian's qemu-system-x86 and qemu-system-arm.
 #![cfg(target_os = "linux")]
 
 mod common;
-#[allow(dead_code, reason = "build scripts use all of it")]
-#[path = "../init/freestanding.rs"]
-mod freestanding;
 
 use std::fs::File;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::Path;
-use std::sync::OnceLock;
 use std::time::Duration;
 
+use common::boot::on_each_architecture;
 use eif::launch::qemu::Machine;
 use eif::launch::{AppStatus, Ending};
 use eif::{Arch, init, kernel};
+use eif_testdata::hello_program;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -59,21 +57,9 @@ impl Archive {
     }
 }
 
-/// The hello program: the application of these tests.
-fn hello() -> &'static [u8] {
-    static PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let out = tempfile::tempdir().unwrap();
-        let toolchain = freestanding::Toolchain::of("rustc", None).unwrap();
-        let main = root.join("testdata/hello/main.rs");
-        let program = toolchain.program("x86_64", &root.join("init"), &main, "hello", out.path()).unwrap();
-        std::fs::read(program).unwrap()
-    })
-}
-
 /// A boot to come: what ramdisk 1 has besides `dev` and `init`, the two parts of ramdisk 2, and the machine.
 struct Boot {
+    arch: Arch,
     modules: Archive,
     tree: Archive,
     beside: Archive,
@@ -104,11 +90,12 @@ fn process(ids: &str, cwd: &str, argv: &[&str], env: &[&str]) -> Vec<u8> {
 
 impl Boot {
     /// A tree with `/app/hello` alone, which runs with these arguments as root.
-    fn new(argv: &[&str]) -> Self {
-        let tree = Archive::default().folder("rootfs").folder("rootfs/app").file("rootfs/app/hello", 0o755, hello());
+    fn new(arch: Arch, argv: &[&str]) -> Self {
+        let hello = hello_program(arch.name());
+        let tree = Archive::default().folder("rootfs").folder("rootfs/app").file("rootfs/app/hello", 0o755, hello);
         let process = Some(process("0 0 ", "/", argv, &["PATH=/nowhere:/app"]));
         let (modules, beside) = (Archive::default(), Archive::default());
-        Self { modules, tree, beside, process, cmdline: "console=ttyS0 quiet", memory_mib: 256, heartbeat: true }
+        Self { arch, modules, tree, beside, process, cmdline: "console=ttyS0 quiet", memory_mib: 256, heartbeat: true }
     }
 
     fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
@@ -126,20 +113,21 @@ impl Boot {
 
     /// Both ramdisks, one behind the other.
     fn ramdisks(self) -> Vec<u8> {
-        let Self { mut modules, mut tree, beside, process, .. } = self;
-        modules = modules.folder("dev").file("init", 0o755, init::bytes(Arch::X86_64).unwrap());
+        let Self { arch, mut modules, mut tree, beside, process, .. } = self;
+        modules = modules.folder("dev").file("init", 0o755, init::bytes(arch).unwrap());
         tree.bytes.extend(beside.bytes);
         tree = process.iter().fold(tree, |tree, bytes| tree.file("process", 0o644, bytes));
         [modules.end(), tree.end()].concat()
     }
 
     fn run(self) -> Said {
-        let kernel = kernel::find(Arch::X86_64, &common::real_cache()).expect("`eif kernel build` comes first");
+        let arch = self.arch;
+        let kernel = kernel::find(arch, &common::real_cache()).expect("`eif kernel build` comes first");
         let (cmdline, memory_mib, heartbeat) = (self.cmdline.to_owned(), self.memory_mib, self.heartbeat);
         let mut initrd = tempfile::NamedTempFile::new().unwrap();
         initrd.write_all(&self.ramdisks()).unwrap();
         let machine = Machine {
-            arch: Arch::X86_64,
+            arch,
             kernel: File::open(kernel.path).unwrap(),
             initrd: initrd.reopen().unwrap(),
             cmdline: cmdline.into_bytes(),
@@ -185,9 +173,23 @@ impl Said {
     }
 }
 
-#[test]
-fn a_program_that_cannot_run_is_named_with_the_error() {
-    let run = |program: &str| Boot::new(&[program]);
+on_each_architecture! {
+    a_program_that_cannot_run_is_named_with_the_error,
+    a_directory_that_cannot_be_entered_is_named,
+    what_is_wrong_with_the_ramdisks_is_told_before_the_heartbeat,
+    an_unpacking_that_was_cut_short_is_told,
+    without_a_listener_the_heartbeat_is_what_failed,
+    the_last_line_is_the_status_and_the_report_says_the_same,
+    signals_reach_the_application_and_nothing_outlives_it,
+    there_is_no_way_back_out_of_the_root,
+    the_kernels_command_line_does_not_reach_the_application,
+    a_user_can_open_its_standard_streams,
+    mounts_hide_nothing_of_the_image,
+    attributes_are_set_before_the_application_runs,
+}
+
+fn a_program_that_cannot_run_is_named_with_the_error(arch: Arch) {
+    let run = |program: &str| Boot::new(arch, &[program]);
     run("nope").fails(r#"eif-init: exec "nope": no such file (ENOENT)"#);
     run("").fails(r#"eif-init: exec "": no such file (ENOENT)"#);
     run("/app").fails(r#"eif-init: exec "/app": permission denied (EACCES)"#);
@@ -198,16 +200,14 @@ fn a_program_that_cannot_run_is_named_with_the_error() {
     script(0o755, b"#!/bin/nosh\n").fails(missing);
 }
 
-#[test]
-fn a_directory_that_cannot_be_entered_is_named() {
-    let at = |cwd| Boot::new(&[]).process(Some(process("7 7 ", cwd, &["hello"], &["PATH=/app"])));
+fn a_directory_that_cannot_be_entered_is_named(arch: Arch) {
+    let at = |cwd| Boot::new(arch, &[]).process(Some(process("7 7 ", cwd, &["hello"], &["PATH=/app"])));
     at("/no\nwhere").fails(r#"eif-init: chdir "/no\x0awhere": no such file (ENOENT)"#);
     at("/app/hello").fails(r#"eif-init: chdir "/app/hello": not a directory (ENOTDIR)"#);
 }
 
-#[test]
-fn what_is_wrong_with_the_ramdisks_is_told_before_the_heartbeat() {
-    let hello = || Boot::new(&["hello"]);
+fn what_is_wrong_with_the_ramdisks_is_told_before_the_heartbeat(arch: Arch) {
+    let hello = || Boot::new(arch, &["hello"]);
     let broken = |bytes: &[u8]| hello().process(Some(bytes.to_vec()));
     let mut said = vec![
         broken(b"eif-process-1\x004294967295\0").fails("eif-init: process: a number in it is malformed (EINVAL)"),
@@ -223,45 +223,40 @@ fn what_is_wrong_with_the_ramdisks_is_told_before_the_heartbeat() {
     assert!(said.iter().all(|said| !said.heartbeat));
 }
 
-#[test]
-fn an_unpacking_that_was_cut_short_is_told() {
+fn an_unpacking_that_was_cut_short_is_told(arch: Arch) {
     let line = "eif-init: process: the application's ramdisk was not wholly unpacked; \
                 the usual cause is too little memory for the enclave (ENOENT)";
     let small = |boot: &mut Boot| boot.memory_mib = 128;
-    let bytes = Boot::new(&["hello"]).file("rootfs/big", 0o644, &vec![1; 56 << 20]);
+    let bytes = Boot::new(arch, &["hello"]).file("rootfs/big", 0o644, &vec![1; 56 << 20]);
     assert!(!bytes.with(small).fails(line).heartbeat);
     // The kernel says nothing at all when it runs out of inodes.
     let fill = |tree: Archive| (0..20_000).fold(tree, |tree, index| tree.file(&format!("rootfs/{index}"), 0o644, b""));
-    let inodes = Boot::new(&["hello"]).with(|boot| boot.tree = fill(std::mem::take(&mut boot.tree)));
+    let inodes = Boot::new(arch, &["hello"]).with(|boot| boot.tree = fill(std::mem::take(&mut boot.tree)));
     inodes.with(small).fails(line);
-    Boot::new(&["hello"]).process(None).fails(line);
+    Boot::new(arch, &["hello"]).process(None).fails(line);
 }
 
-#[test]
-fn without_a_listener_the_heartbeat_is_what_failed() {
-    let boot = Boot::new(&["hello"]).with(|boot| boot.heartbeat = false);
+fn without_a_listener_the_heartbeat_is_what_failed(arch: Arch) {
+    let boot = Boot::new(arch, &["hello"]).with(|boot| boot.heartbeat = false);
     let said = boot.fails("eif-init: heartbeat: no listener at CID 3 port 9000 (ECONNRESET)");
     assert!(said.after("Hello").is_empty());
 }
 
-#[test]
-fn the_last_line_is_the_status_and_the_report_says_the_same() {
-    Boot::new(&["hello", "exit", "200"]).exits(200);
-    let said = Boot::new(&["hello", "kill", "9"]).run();
+fn the_last_line_is_the_status_and_the_report_says_the_same(arch: Arch) {
+    Boot::new(arch, &["hello", "exit", "200"]).exits(200);
+    let said = Boot::new(arch, &["hello", "kill", "9"]).run();
     assert_eq!(said.status, Some(AppStatus::Killed(9)));
     said.has("eif-init: killed by signal 9");
 }
 
-#[test]
-fn signals_reach_the_application_and_nothing_outlives_it() {
+fn signals_reach_the_application_and_nothing_outlives_it(arch: Arch) {
     let words = ["hello", "forward", "15", "forward", "1", "forward", "34", "orphans", "9", "linger", "exit", "3"];
-    let said = Boot::new(&words).exits(3);
+    let said = Boot::new(arch, &words).exits(3);
     said.has("forwarded: 15").has("forwarded: 1").has("forwarded: 34").has("orphans: all reaped");
 }
 
-#[test]
-fn there_is_no_way_back_out_of_the_root() {
-    let boot = Boot::new(&["hello", "escape", "exit", "0"]);
+fn there_is_no_way_back_out_of_the_root(arch: Arch) {
+    let boot = Boot::new(arch, &["hello", "escape", "exit", "0"]);
     let boot = boot.with(|boot| boot.beside = Archive::default().file("cmd", 0o600, b"").file("env", 0o600, b""));
     let said = boot.exits(0);
     let root = said.after("root: ");
@@ -272,19 +267,17 @@ fn there_is_no_way_back_out_of_the_root() {
     assert_eq!(said.after("below the root: "), ["rootfs"]);
 }
 
-#[test]
-fn the_kernels_command_line_does_not_reach_the_application() {
+fn the_kernels_command_line_does_not_reach_the_application(arch: Arch) {
     let env = ["PATH=/app", "A=b=c"];
-    let boot = Boot::new(&[]).process(Some(process("0 0 ", "/app", &["hello", "env"], &env)));
+    let boot = Boot::new(arch, &[]).process(Some(process("0 0 ", "/app", &["hello", "env"], &env)));
     let said = boot.with(|boot| boot.cmdline = "console=ttyS0 quiet A=kernel panic_on_nothing word").exits(0);
     assert_eq!(said.after("env: "), env);
     assert_eq!(said.after("argv: "), ["hello", "env"]);
 }
 
-#[test]
-fn a_user_can_open_its_standard_streams() {
+fn a_user_can_open_its_standard_streams(arch: Arch) {
     let words = ["hello", "env", "write", "/dev/stdout", "through it", "cat", "/dev/stdin"];
-    let said = Boot::new(&[]).process(Some(process("1000 1001 44,29", "/", &words, &["PATH=/app"]))).exits(0);
+    let said = Boot::new(arch, &[]).process(Some(process("1000 1001 44,29", "/", &words, &["PATH=/app"]))).exits(0);
     said.has("through it").has("end of /dev/stdin");
     assert_eq!(
         (said.after("uid: "), said.after("gid: "), said.after("groups: ")),
@@ -293,25 +286,23 @@ fn a_user_can_open_its_standard_streams() {
     assert_eq!(said.after("descriptors: "), ["0 1 2"]);
 }
 
-#[test]
-fn mounts_hide_nothing_of_the_image() {
+fn mounts_hide_nothing_of_the_image(arch: Arch) {
     let tree = |boot: &mut Boot| {
         let tree = std::mem::take(&mut boot.tree).folder("rootfs/var").folder("rootfs/var/run");
         boot.tree = tree.link("rootfs/run", "/var/run").folder("rootfs/tmp").file("rootfs/tmp/kept", 0o600, b"");
     };
-    let said = Boot::new(&["hello", "list", "exit", "0"]).with(tree).exits(0);
+    let said = Boot::new(arch, &["hello", "list", "exit", "0"]).with(tree).exits(0);
     assert_eq!(said.after("m "), ["/dev", "/proc", "/sys"]);
     said.has("f 0600 0:0 1 /tmp/kept e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     said.has("l 0777 0:0 1 /run -> /var/run");
 }
 
-#[test]
-fn attributes_are_set_before_the_application_runs() {
+fn attributes_are_set_before_the_application_runs(arch: Arch) {
     let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let record = [&b"/app/hello\0security.capability\x0020\0"[..], &capability].concat();
     let boot = |words: &[&str], record: &[u8]| {
         let file = [b"eif-xattrs-1\0", record].concat();
-        Boot::new(words).with(|boot| boot.beside = Archive::default().file("xattrs", 0o644, &file))
+        Boot::new(arch, words).with(|boot| boot.beside = Archive::default().file("xattrs", 0o644, &file))
     };
     let said = boot(&["hello", "xattr", "/app/hello", "security.capability", "exit", "0"], &record).exits(0);
     said.has("xattr: 0100000200200000000000000000000000000000");

@@ -10,6 +10,21 @@ use std::time::{Duration, Instant};
 
 use super::TestEnv;
 
+/// Makes two tests of each function that takes an architecture: `x86_64::NAME` and `aarch64::NAME`.
+#[allow(unused_macros, reason = "every test file includes all of this and uses a part")]
+macro_rules! on_each_architecture {
+    ($($name:ident),* $(,)?) => {
+        mod x86_64 {
+            $(#[test] fn $name() { super::$name(eif::Arch::X86_64) })*
+        }
+        mod aarch64 {
+            $(#[test] fn $name() { super::$name(eif::Arch::Aarch64) })*
+        }
+    };
+}
+#[allow(unused_imports, reason = "every test file includes all of this and uses a part")]
+pub(crate) use on_each_architecture;
+
 /// A boot without KVM on a busy machine takes some seconds; one that takes this long hangs.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
