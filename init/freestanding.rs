@@ -4,7 +4,7 @@
 //! The bytes depend on the toolchain and the source alone: sources are named relative to a remapped folder, the linker
 //! is the toolchain's, nothing of the host's libc or binutils is read, and there is no build id.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -74,7 +74,7 @@ impl Toolchain {
     }
 
     /// The compiler itself, as a command.
-    pub fn compiler(&self) -> &OsString {
+    pub fn compiler(&self) -> &OsStr {
         &self.rustc
     }
 

@@ -28,7 +28,7 @@ const OF_DEBIAN: &str = "(built from a source tarball)";
 #[expect(clippy::disallowed_methods, reason = "the compiler is found as `build.rs` finds it")]
 fn compilers(arch: Arch) -> Vec<OsString> {
     let found = Toolchain::at_hand(arch.name(), rustc(), |name| std::env::var_os(name));
-    found.unwrap_or_else(|error| panic!("{error}")).iter().map(|toolchain| toolchain.compiler().clone()).collect()
+    found.unwrap_or_else(|error| panic!("{error}")).iter().map(|toolchain| toolchain.compiler().to_owned()).collect()
 }
 
 /// The compiler itself rather than rustup's stand-in, which would look for a home directory.
