@@ -1,6 +1,11 @@
-//! Runs an enclave: today in QEMU, with the vsock device that an enclave expects of its parent.
+//! Runs an enclave: on the Nitro device of an EC2 instance, or in QEMU with the vsock device that an enclave expects of
+//! its parent.
 
 pub mod console;
+#[cfg(target_os = "linux")]
+pub mod enclave;
+#[cfg(target_os = "linux")]
+pub mod nitro;
 mod outcome;
 pub mod parts;
 #[cfg(target_os = "linux")]

@@ -31,6 +31,7 @@ use vhost_user_backend::{ShutdownHandle, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
+pub(super) use self::service::{Answer, Service};
 pub use self::service::{HEARTBEAT, HEARTBEAT_PORT, Record, Report, STATUS_PORT};
 pub use self::switch::{Config, MAX_CONNECTIONS, PARENT_CID};
 
