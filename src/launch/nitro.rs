@@ -387,6 +387,20 @@ mod tests {
         assert!(Pages::map(3, 1, None).is_err());
     }
 
+    /// Run by hand, or where an enclave could run: `echo 4 > /proc/sys/vm/nr_hugepages`.
+    #[test]
+    #[ignore = "needs four free huge pages of 2 MiB"]
+    fn real_huge_pages_are_mapped_filled_and_given_back() {
+        for node in [None, Some(0), None] {
+            let mut pages = Pages::map(LEAST_PAGE, 4, node).unwrap();
+            assert_eq!(pages.bytes().len(), 4 * LEAST_PAGE as usize);
+            assert!(pages.bytes().iter().all(|&byte| byte == 0));
+            pages.bytes().fill(1);
+            assert_eq!(Pages::map(LEAST_PAGE, 1, node).unwrap_err(), Errno::NOMEM, "all are in use");
+        }
+        assert!(Pages::map(LEAST_PAGE, 4, Some(MAX_NODES - 1)).is_err(), "there is no such node");
+    }
+
     /// Filling is done by the kernel, page by page; plain pages do for the proof.
     #[test]
     fn pages_are_filled_and_bound_to_a_node() {

@@ -5,9 +5,11 @@
 //! enclave when the last copy of its descriptor is closed. So an enclave lives as long as its [`Enclave`], and no longer
 //! than this process, however that ends.
 //!
-//! `host` reads what the instance has, `memory` chooses pages and loads the image, `ports` hears the enclave's heartbeat
+//! `host` reads what the instance has, `memory` chooses pages and loads the image, `assemble` makes the driver's calls in
+//! their order, `ports` hears the enclave's heartbeat
 //! and last word, `console_link` its console, `boot` judges whether it booted, `code` explains the driver's numbers.
 
+mod assemble;
 mod boot;
 pub mod code;
 mod console_link;
@@ -28,11 +30,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
+use self::assemble::Driver;
 use self::console_link::ConsoleLink;
 use self::parent::{Parent, Vsock};
 use self::ports::Ports;
 use super::console::Console;
-use super::nitro::{Given, Running, Slot};
+use super::nitro::Running;
 use super::vsock::Record;
 use super::{Ending, Outcome, Watcher};
 
@@ -44,11 +47,6 @@ pub use self::host::Host;
 const PORT_LIMIT: Duration = Duration::from_secs(180);
 /// How long the init's last word may take to get here from another launcher, once the enclave has ended.
 const LAST_WORD: Duration = Duration::from_millis(250);
-/// Tries with other pages, when they lay in too many pieces: freed pages come back in another order.
-const TRIES: u32 = 2;
-/// `NE_ERR_MEM_MAX_REGIONS`.
-const MAX_REGIONS: i32 = 265;
-const MIB: u64 = 1 << 20;
 
 /// What to start.
 #[derive(Debug)]
@@ -149,18 +147,19 @@ impl Launch {
     pub fn start_on(self, host: &Host, watcher: Watcher) -> Result<Enclave, Error> {
         self.check(host)?;
         let device = host.open()?;
-        let node = host.node_of(host.pool()?[0]);
-        let parent: Arc<dyn Parent> = Arc::new(Vsock);
+        self.start_with(host, Arc::new(Vsock), &device, watcher)
+    }
+
+    fn start_with(
+        self,
+        host: &Host,
+        parent: Arc<dyn Parent>,
+        driver: &impl Driver,
+        watcher: Watcher,
+    ) -> Result<Enclave, Error> {
         // Before START, or the enclave's first connection finds nobody. Before pages and CPUs, because it may wait.
         let ports = Ports::join(&self.ports, Arc::clone(&parent), PORT_LIMIT)?;
-        let (mut slot, given, memory) = self.with_memory(host, &device, node)?;
-        let cpu_ids = self.add_cpus(host, &mut slot)?;
-        let number = slot.number();
-        let starting = Error::driver("starting the enclave");
-        let (running, cid) = slot.start(self.cid, self.debug).map_err(starting).map_err(|e| explain(host, e))?;
-        // The driver has its own hold on the pages; nothing of this process, no dump of it either, should see them.
-        drop(given);
-        let facts = Facts { cid, cpu_ids, memory_mib: memory / MIB, slot: number };
+        let (facts, running) = assemble::start(&self, host, driver)?;
         Enclave::watch(facts, running, ports, parent, self.debug.then_some(watcher))
     }
 
@@ -178,62 +177,6 @@ impl Launch {
             (_, Err(error)) => Err(error),
             (cpus, Ok(pool)) => cpus.check(host, &pool),
         }
-    }
-
-    /// A slot with all its memory, the image in it. Pages in too many pieces are given back and taken once more.
-    fn with_memory(
-        &self,
-        host: &Host,
-        device: &super::nitro::Device,
-        node: Option<u32>,
-    ) -> Result<(Slot, Vec<Given>, u64), Error> {
-        let mut tried = 0;
-        loop {
-            tried += 1;
-            match self.try_memory(host, device, node) {
-                // The slot is gone with what it had, as the driver wants it after an error.
-                Err(error) if error.errno() == Some(MAX_REGIONS) && tried < TRIES => {}
-                other => return other.map_err(|error| explain(host, error)),
-            }
-        }
-    }
-
-    fn try_memory(
-        &self,
-        host: &Host,
-        device: &super::nitro::Device,
-        node: Option<u32>,
-    ) -> Result<(Slot, Vec<Given>, u64), Error> {
-        let mut pages = memory::take(host, self.memory_mib, node)?;
-        let mut slot = device.create().map_err(Error::driver("creating the enclave"))?;
-        let offset = slot.load_offset().map_err(Error::driver("asking where the image goes"))?;
-        memory::Loaded::read(&self.file, self.size, offset, &mut pages)?.check()?;
-        let mut memory = 0;
-        let mut given = Vec::new();
-        for mut pages in pages {
-            let size = pages.bytes().len() as u64;
-            let doing = format!("giving {} MiB to the enclave", size / MIB);
-            given.push(slot.add_memory(pages).map_err(Error::driver(doing))?);
-            memory += size;
-        }
-        Ok((slot, given, memory))
-    }
-
-    fn add_cpus(&self, host: &Host, slot: &mut Slot) -> Result<Vec<u32>, Error> {
-        let wanted: Vec<Option<u32>> = match &self.cpus {
-            Cpus::Count(count) => (0..*count).map(|_| None).collect(),
-            Cpus::Ids(ids) => ids.iter().copied().map(Some).collect(),
-        };
-        let total = wanted.len();
-        let mut given = Vec::new();
-        for cpu in wanted {
-            let doing = match cpu {
-                Some(cpu) => format!("adding CPU {cpu}"),
-                None => format!("adding CPU {} of {total}", given.len() + 1),
-            };
-            given.push(slot.add_cpu(cpu).map_err(Error::driver(doing)).map_err(|error| explain(host, error))?);
-        }
-        Ok(given)
     }
 }
 
@@ -276,14 +219,6 @@ impl Cpus {
             }
         }
     }
-}
-
-/// Adds what the host has to what the driver said about its CPUs.
-fn explain(host: &Host, error: Error) -> Error {
-    let about_cpus = matches!(error.errno(), Some(256..=258 | 269 | 271 | 272));
-    let Some(pool) = host.pool().ok().filter(|_| about_cpus) else { return error };
-    let threads = host.threads_per_core();
-    error.with_help([format!("the pool of CPUs for enclaves is {}; a core has {threads}", host::show(&pool))])
 }
 
 /// What a look at an enclave found.

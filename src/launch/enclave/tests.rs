@@ -228,13 +228,3 @@ fn a_device_of_another_kind_is_named_and_nothing_is_left() {
         std::fs::read_dir(folder.path().join("ports")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["lock"]);
 }
-
-#[test]
-fn what_the_driver_says_of_cpus_is_told_with_the_pool() {
-    let (_folder, host) = tree(&[("module/nitro_enclaves/parameters/ne_cpus", "1,3\n")]);
-    let error = |number| explain(&host, Error::driver("adding CPU 5")(Errno::from_raw_os_error(number)));
-    assert_eq!(error(257).help()[0], "the pool of CPUs for enclaves is 1,3; a core has 1");
-    assert_eq!(error(272).code(), "E-nitro-no-cpus");
-    assert!(!error(265).help()[0].contains("pool"), "{:?}", error(265).help());
-    assert!(error(265).help()[0].contains("1 GiB pages"));
-}
