@@ -52,7 +52,7 @@ pub fn check_size(memory_mib: u64, image: u64) -> Result<(), Error> {
 /// few of the rest as cover it. A larger page than needed is taken where smaller ones do not suffice. `None` if there
 /// are too few.
 pub fn plan(need: u64, supplies: &[Supply]) -> Option<Vec<Share>> {
-    let mut rest = need.next_multiple_of(LEAST_PAGE);
+    let mut rest = need.div_ceil(LEAST_PAGE).saturating_mul(LEAST_PAGE);
     let mut shares = Vec::new();
     for supply in supplies {
         let count = supply.free.min(rest / supply.size);
@@ -230,6 +230,7 @@ mod tests {
         assert_eq!(planned(GIB + 512 * MIB, &[(GIB, 2), (2 * MIB, 10)]), Some(vec![(GIB, 2)]));
         assert_eq!(planned(GIB + 512 * MIB, &[(GIB, 1), (2 * MIB, 10)]), None);
         assert_eq!(planned(64 * MIB, &[]), None);
+        assert_eq!(planned(u64::MAX, &[(GIB, 2), (2 * MIB, 10)]), None);
     }
 
     proptest! {

@@ -94,10 +94,11 @@ pub struct Facts {
 pub struct Enclave {
     facts: Facts,
     stopper: Stopper,
-    // Left first, so that the name in the folder is gone before the CID is free again.
+    // Dropped in this order: the name in the folder is gone before the CID is free again, and the enclave has ended
+    // before its console's last words are waited for.
     ports: Ports,
-    console: Option<ConsoleLink>,
     running: Running,
+    console: Option<ConsoleLink>,
 }
 
 /// Ends an enclave from another thread; harmless when it has ended.
@@ -190,13 +191,13 @@ impl Cpus {
         let threads = host.threads_per_core();
         match self {
             Self::Count(0) => refused("0 CPUs".into(), format!("--cpus {threads} at least")),
+            Self::Count(count) if *count as usize > pool.len() => {
+                refused(format!("{count} CPUs, and the pool has {}", pool.len()), code::SET_CPUS.into())
+            }
             Self::Count(count) if count % threads != 0 => refused(
                 format!("{count} CPUs are no whole cores: a core of this instance has {threads}"),
                 format!("--cpus {}", count.next_multiple_of(threads)),
             ),
-            Self::Count(count) if *count as usize > pool.len() => {
-                refused(format!("{count} CPUs, and the pool has {}", pool.len()), code::SET_CPUS.into())
-            }
             Self::Count(_) => Ok(()),
             Self::Ids(ids) if ids.is_empty() => refused("no CPU is named".into(), "name whole cores".into()),
             Self::Ids(ids) => {

@@ -198,6 +198,7 @@ fn requests_are_checked_before_the_device_is_opened() {
     );
     assert_eq!(cpus(Cpus::Count(0)).1, "--cpus 2 at least");
     assert!(cpus(Cpus::Count(6)).1.contains("allocator.yaml"));
+    assert!(cpus(Cpus::Count(u32::MAX)).1.contains("allocator.yaml"));
     assert_eq!(cpus(Cpus::Ids(vec![])).0, "no CPU is named");
     assert_eq!(cpus(Cpus::Ids(vec![3, 3])).0, "CPU 3 is named twice");
     assert_eq!(cpus(Cpus::Ids(vec![0, 4])).0, "CPU 0 is not in the pool");
