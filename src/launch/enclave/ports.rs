@@ -65,7 +65,7 @@ pub struct Ports {
     heard: Arc<Heard>,
     news: Arc<OwnedFd>,
     wake: Arc<OwnedFd>,
-    home: Arc<Mutex<PathBuf>>,
+    home: Mutex<PathBuf>,
     folder: PathBuf,
     reports: bool,
     thread: Option<JoinHandle<()>>,
@@ -143,7 +143,7 @@ impl Ports {
         };
         let thread = thread::Builder::new().name("ports".into()).spawn(move || member.run());
         let thread = Some(thread.map_err(Error::io("starting a thread"))?);
-        Ok(Self { heard, news, wake, home: Arc::new(Mutex::new(home)), folder, reports, thread })
+        Ok(Self { heard, news, wake, home: Mutex::new(home), folder, reports, thread })
     }
 
     /// The enclave has this CID: connections from it are this launcher's.
