@@ -64,12 +64,16 @@ fn qemu_is_chosen_where_there_is_no_device_and_said() {
     let env = TestEnv::new();
     let file = image(&env, "exit-7");
     let unasked = env.eif(&["run", file.to_str().unwrap()]);
-    if Path::new("/dev/nitro_enclaves").exists() {
-        let _ = unasked.refused("E-backend");
-    } else {
+    let nitro = ["run", file.to_str().unwrap(), "--backend", "nitro"];
+    if !Path::new("/dev/nitro_enclaves").exists() {
         let _ = unasked.code(7).says("QEMU: there is no /dev/nitro_enclaves");
+        let _ = env.eif(&nitro).refused("E-nitro-device").says("there is no /dev/nitro_enclaves").says("modprobe");
     }
-    let _ = env.eif(&["run", file.to_str().unwrap(), "--backend", "nitro"]).refused("E-backend");
+    let small = [&nitro[..], &["--memory", "64"]].concat();
+    assert!(fs::metadata(&file).unwrap().len() < 56 << 20);
+    let _ = env.eif(&small).refused("E-nitro-device");
+    let _ = env.eif(&[&nitro[..], &["--vsock", "s"]].concat()).code(2).says("--vsock is for QEMU");
+    let _ = env.eif(&["run", file.to_str().unwrap(), "--backend", "qemu", "--cpu-ids", "2", "3"]).code(2).says("pool");
 }
 
 #[test]

@@ -47,6 +47,13 @@ pub fn processors() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
+/// Where processes of this user meet while enclaves run: `$XDG_RUNTIME_DIR/eif`, else `/run/eif`, which is root's.
+#[expect(clippy::disallowed_methods, reason = "where sockets are has no influence on a result")]
+pub fn run_folder() -> PathBuf {
+    let own = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    own.unwrap_or_else(|| PathBuf::from("/run")).join("eif")
+}
+
 /// `PATH`, in which programs are found.
 #[expect(clippy::disallowed_methods, reason = "which programs there are is the user's to say")]
 pub fn search_path() -> OsString {

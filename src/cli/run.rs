@@ -1,4 +1,4 @@
-//! `eif run`: takes an `.eif` apart, boots it in QEMU, shows its console and ends as its application ended.
+//! `eif run`: boots an `.eif` on the Nitro device or in QEMU, shows its console and ends as its application ended.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,31 +14,36 @@ const NITRO_DEVICE: &str = "/dev/nitro_enclaves";
 #[derive(clap::Args)]
 #[command(
     long_about = "Boot an .eif, show its console on stdout, and exit with its application's status (128+N for signal N).",
-    after_help = "Example:\n  eif run hello.eif --backend qemu --debug --attach"
+    after_help = "Examples:\n  eif run hello.eif --backend qemu --debug --attach\n  \
+                  eif run hello.eif --backend nitro --cpus 2 --memory 512\n\n\
+                  The enclave lives as long as this command: Ctrl-C ends it."
 )]
 pub struct Args {
     /// The .eif
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Where to run it [default: qemu, where there is no /dev/nitro_enclaves]
+    /// Where to run it [default: nitro, where there is /dev/nitro_enclaves; else qemu]
     #[arg(long, value_enum)]
     backend: Option<Backend>,
     /// Memory in MiB [default: what the ramdisks need, and 128]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=1 << 24))]
     memory: Option<u64>,
-    /// Number of CPUs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
-    cpus: u32,
-    /// The enclave's CID
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(4..=u32::MAX as i64 - 1))]
-    cid: u32,
-    /// Stay until the enclave ends (always so in QEMU)
+    /// Number of CPUs: on the Nitro device whole cores of the pool [default: 1 in QEMU, 2 on the device]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
+    cpus: Option<u32>,
+    /// These CPUs of the pool, all of each core (Nitro device)
+    #[arg(long, value_name = "ID", num_args = 1.., conflicts_with = "cpus")]
+    cpu_ids: Vec<u32>,
+    /// The enclave's CID [default: 16 in QEMU; on the device the hypervisor chooses]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..=u32::MAX as i64 - 1))]
+    cid: Option<u32>,
+    /// Stay until the enclave ends (this version always does)
     #[arg(long)]
     attach: bool,
-    /// Debug mode: the console can be read (always so in QEMU)
+    /// Debug mode: the console can be read, and the enclave's PCRs are zeros (always so in QEMU)
     #[arg(long)]
     debug: bool,
-    /// Unix sockets PATH and PATH_PORT: the enclave connects to port PORT of its parent and gets the listener at
+    /// In QEMU: unix sockets PATH and PATH_PORT: the enclave connects to port PORT of its parent and gets the listener at
     /// PATH_PORT; a client of PATH that writes `CONNECT PORT` gets that port of the enclave
     #[arg(long, value_name = "PATH")]
     vsock: Option<PathBuf>,
@@ -57,26 +62,27 @@ enum Backend {
 
 /// Runs the enclave to its end.
 pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
-    choose(args.backend, Path::new(NITRO_DEVICE).exists(), ui)?;
-    machine::run(args, ui)
+    let backend = choose(args.backend, Path::new(NITRO_DEVICE).exists(), ui);
+    let misplaced = match backend {
+        Backend::Nitro if args.vsock.is_some() => Some("--vsock is for QEMU: the parent of an enclave has AF_VSOCK"),
+        Backend::Qemu if !args.cpu_ids.is_empty() => Some("--cpu-ids are CPUs of a Nitro device's pool"),
+        _ => None,
+    };
+    match misplaced {
+        Some(why) => Err(Failure::usage(why)),
+        None => machine::run(args, backend, ui),
+    }
 }
 
-/// QEMU is the only backend of this version, and nobody gets it who may expect the other one.
-fn choose(asked: Option<Backend>, device: bool, ui: &Ui) -> Result<(), Failure> {
-    let lacking = |message: String| {
-        Err(Failure::refused("E-backend", message)
-            .with_help("`--backend qemu` boots the file in an emulated machine")
-            .with_help("`nitro-cli run-enclave` starts it as an enclave"))
-    };
+/// The device where there is one; nobody gets QEMU without being told.
+fn choose(asked: Option<Backend>, device: bool, ui: &Ui) -> Backend {
     match asked {
-        Some(Backend::Qemu) => Ok(()),
-        Some(Backend::Nitro) => lacking("this version launches in QEMU only".into()),
-        None if device => lacking(format!("{NITRO_DEVICE} is there, but this version launches in QEMU only")),
+        Some(backend) => backend,
+        None if device => Backend::Nitro,
         None => {
-            ui.note(&format!(
-                "backend   QEMU: there is no {NITRO_DEVICE}; nothing is attested and nothing kept secret"
-            ));
-            Ok(())
+            let why = format!("there is no {NITRO_DEVICE}; nothing is attested and nothing kept secret");
+            ui.note(&format!("backend   QEMU: {why}"));
+            Backend::Qemu
         }
     }
 }
@@ -91,38 +97,70 @@ mod machine {
 
     use eif::eif::Eif;
     use eif::initramfs::RootFs;
+    use eif::launch::enclave::{Cpus, Launch, boot_limit};
     use eif::launch::parts::Parts;
     use eif::launch::qemu::Machine;
-    use eif::launch::{Ending, Outcome};
+    use eif::launch::{Ending, Outcome, Watcher};
 
+    use super::super::environment;
     use super::super::failure::Failure;
     use super::super::ui::Ui;
-    use super::Args;
+    use super::{Args, Backend};
 
-    pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    pub fn run(args: Args, backend: Backend, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let unreadable = |error| Failure::refused("E-io", format!("{}: {error}", args.file.display()));
         let file = File::open(&args.file).map_err(unreadable)?;
-        let parts = Parts::of(&Eif::open(file)?)?;
+        let parts = Parts::of(&Eif::open(file.try_clone().map_err(unreadable)?)?)?;
         let memory_mib = args.memory.unwrap_or(parts.need.default_mib(RootFs::of(&parts.cmdline)));
-        ui.note(&format!("machine   {} in QEMU, {memory_mib} MiB, {} CPU(s), CID {}", parts.arch, args.cpus, args.cid));
+        let broken = Arc::new(OnceLock::new());
+        let console = Arc::clone(&broken);
+        let watcher: Watcher = Box::new(move |bytes: &[u8]| show(bytes, &console));
+        let outcome = match backend {
+            Backend::Qemu => in_qemu(args, parts, memory_mib, watcher, ui)?,
+            Backend::Nitro => on_the_device(&args, file, memory_mib, watcher, ui)?,
+        };
+        match broken.get() {
+            Some(error) => Err(Failure::stdout(error)),
+            None => verdict(&outcome),
+        }
+    }
+
+    /// All in this process: the driver wants memory and CPUs from the one that made the enclave, whose end is the
+    /// enclave's.
+    fn on_the_device(args: &Args, file: File, memory_mib: u64, watcher: Watcher, ui: &Ui) -> Result<Outcome, Failure> {
+        let unreadable = |error| Failure::refused("E-io", format!("{}: {error}", args.file.display()));
+        let size = file.metadata().map_err(unreadable)?.len();
+        let cpus = match &args.cpu_ids[..] {
+            [] => Cpus::Count(args.cpus.unwrap_or(2)),
+            ids => Cpus::Ids(ids.to_vec()),
+        };
+        let ports = environment::run_folder();
+        let launch = Launch { file, size, memory_mib, cpus, cid: args.cid, debug: args.debug, ports };
+        let enclave = launch.start(watcher)?;
+        let facts = enclave.facts().clone();
+        let ids: Vec<String> = facts.cpu_ids.iter().map(u32::to_string).collect();
+        let mode = if args.debug { ", in debug mode: its PCRs are zeros" } else { "" };
+        let what = format!("{} MiB, CPUs {}, CID {}", facts.memory_mib, ids.join(" "), facts.cid);
+        ui.note(&format!("enclave   {what}{mode}"));
+        enclave.await_heartbeat(boot_limit(size, facts.memory_mib))?;
+        Ok(enclave.wait(None)?)
+    }
+
+    fn in_qemu(args: Args, parts: Parts, memory_mib: u64, watcher: Watcher, ui: &Ui) -> Result<Outcome, Failure> {
+        let (cpus, cid) = (args.cpus.unwrap_or(1), args.cid.unwrap_or(16));
+        ui.note(&format!("machine   {} in QEMU, {memory_mib} MiB, {cpus} CPU(s), CID {cid}", parts.arch));
         let machine = Machine {
             arch: parts.arch,
             kernel: parts.kernel,
             initrd: parts.initrd,
             cmdline: parts.cmdline,
             memory_mib,
-            cpus: args.cpus,
-            cid: args.cid,
+            cpus,
+            cid,
             heartbeat: !args.no_heartbeat,
             vsock_prefix: args.vsock,
         };
-        let broken = Arc::new(OnceLock::new());
-        let console = Arc::clone(&broken);
-        let outcome = machine.start(Box::new(move |bytes: &[u8]| show(bytes, &console)))?.wait(None)?;
-        match broken.get() {
-            Some(error) => Err(Failure::stdout(error)),
-            None => verdict(&outcome),
-        }
+        Ok(machine.start(watcher)?.wait(None)?)
     }
 
     /// The console, as it comes. When nobody can read it any more, nobody needs the enclave.
@@ -162,9 +200,9 @@ mod machine {
 
     use super::super::failure::Failure;
     use super::super::ui::Ui;
-    use super::Args;
+    use super::{Args, Backend};
 
-    pub fn run(_args: Args, _ui: &mut Ui) -> Result<ExitCode, Failure> {
+    pub fn run(_args: Args, _backend: Backend, _ui: &mut Ui) -> Result<ExitCode, Failure> {
         Err(Failure::refused("E-backend", "launching needs Linux: QEMU's vsock device is a vhost-user backend"))
     }
 }
