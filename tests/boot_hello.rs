@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use common::TestEnv;
 use common::boot::{Boot, Ended, on_each_architecture};
 use eif::Arch;
-use eif_testdata::{Model, hello_image, hello_image_for};
+use eif_testdata::{Entry, Layer, Model, hello_image, hello_image_for, hello_program};
 
 /// Builds the hello image with further options and boots it to its end.
 fn boot(arch: Arch, further: &[&str]) -> Ended {
@@ -39,6 +39,7 @@ on_each_architecture! {
     a_missing_program_is_one_line,
     a_program_without_execute_bit_is_one_line,
     compressed_ramdisks_boot_too,
+    a_program_has_the_capabilities_of_its_file,
 }
 
 fn it_says_hello_and_gets_what_docker_would_give(arch: Arch) {
@@ -129,6 +130,28 @@ fn compressed_ramdisks_boot_too(arch: Arch) {
     for compression in ["gzip", "zstd"] {
         let _ = boot(arch, &["--compress", compression]).code(0).says_line("Hello from the enclave side!");
     }
+}
+
+/// What `setcap cap_net_bind_service+ep` leaves in a layer: newc has no place for it, so the init sets it again.
+fn a_program_has_the_capabilities_of_its_file(arch: Arch) {
+    const NET_BIND_SERVICE: u32 = 10;
+    // linux/capability.h: revision 2 with the effective bit, then permitted and inheritable, low and high words.
+    let capability = [0x0200_0001, 1 << NET_BIND_SERVICE, 0, 0, 0_u32].map(u32::to_le_bytes).concat();
+    let program = Entry::file("app/hello", hello_program(arch.name())).mode(0o755);
+    let capable = program.pax("SCHILY.xattr.security.capability", capability);
+    let mut image = hello_image_for(arch.name());
+    image.layers.push(Layer::new().entry(capable));
+    let env = TestEnv::with_kernels();
+    let reference = env.layout("image", &image);
+    let platform = format!("linux/{}", arch.oci_name());
+    let options = [&["--platform", &platform][..], &commands(&["cat", "/proc/self/status"])].concat();
+    let file = env.build(&reference, "hello", &options);
+    let ended = Boot::start(&env, &file, &[]).finish().code(0);
+    let value = |name| ended.after(name).map(str::trim).collect::<Vec<_>>();
+    assert_eq!(value("Uid:"), ["1000\t1000\t1000\t1000"]);
+    assert_eq!(value("CapEff:"), [format!("{:016x}", 1 << NET_BIND_SERVICE)]);
+    let plain = boot(arch, &commands(&["cat", "/proc/self/status"])).code(0);
+    assert_eq!(plain.after("CapEff:").map(str::trim).collect::<Vec<_>>(), ["0".repeat(16)]);
 }
 
 #[test]

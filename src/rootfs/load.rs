@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::apply::{Note, NoteKind, apply};
 use super::entries::{Entries, Fault, is_header};
@@ -15,6 +15,11 @@ use super::spool::{OverLimit, Spools, Tee, WriteFailed};
 use super::tree::Tree;
 use crate::image::{self, Compression, Digest, Image};
 use crate::{Progress, Warning, escaped};
+
+/// Bytes of a tar for each packed one from which on it is told, where the tar has at least [`SWOLLEN_FROM`] bytes.
+const SWOLLEN: u64 = 100;
+/// Smaller layers are zeros for some good reason.
+const SWOLLEN_FROM: u64 = 64 << 20;
 
 /// What an image may unpack to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +75,7 @@ pub(super) struct Indexed<C> {
     pub(super) changes: Vec<C>,
     pub(super) spool: File,
     pub(super) diff_id: Digest,
-    pub(super) warning: Option<Warning>,
+    pub(super) warnings: Vec<Warning>,
 }
 
 /// Reads and applies all layers of an image.
@@ -86,7 +91,7 @@ pub fn load(image: &Image, options: &Options, progress: &dyn Progress) -> Result
     for (index, layer) in layers.into_iter().enumerate() {
         let layer = layer?;
         let label = image.layer_label(index);
-        warnings.extend(layer.warning);
+        warnings.extend(layer.warnings);
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let notes = apply(&mut tree, number, layer.changes, options.limits.entries)
             .map_err(|(entry, fault)| Error::Entry { layer: label.clone(), entry: entry.into(), fault })?;
@@ -212,7 +217,8 @@ fn read_layer<C>(
     progress: &dyn Progress,
 ) -> Outcome<C> {
     let label = image.layer_label(index);
-    let stored = Counted { inner: image.open_layer(index)?, progress };
+    let packed = AtomicU64::new(0);
+    let stored = Counted { inner: image.open_layer(index)?, packed: &packed, progress };
     let declared = image.layers().get(index).and_then(|layer| layer.compression);
     let (format, plain) = decoded(stored, &label)?;
     let diff_id = image.layers().get(index).and_then(|layer| layer.diff_id);
@@ -227,21 +233,33 @@ fn read_layer<C>(
     if let Some(want) = diff_id.filter(|want| *want != got) {
         return Err(Error::Stream { layer: label, fault: StreamFault::DiffId { want, got } });
     }
-    let warning = declared.filter(|declared| *declared != format).map(|declared| {
+    let mislabelled = declared.filter(|declared| *declared != format).map(|declared| {
         Warning::new("W-media-type", format!("{label}: the media type says {declared}, the bytes are {format}"))
     });
-    Ok(Indexed { changes, spool, diff_id: got, warning })
+    let plain = spool.metadata().map_err(spool_failed)?.len();
+    let warnings = mislabelled.into_iter().chain(swollen(&label, packed.into_inner(), plain)).collect();
+    Ok(Indexed { changes, spool, diff_id: got, warnings })
 }
 
-/// Tells the progress what is read.
+/// A layer that is much larger than what was sent: an image that was made to fill a disk looks like that.
+fn swollen(label: &str, packed: u64, plain: u64) -> Option<Warning> {
+    let ratio = plain / packed.max(1);
+    (plain >= SWOLLEN_FROM && ratio >= SWOLLEN).then(|| {
+        Warning::new("W-compression-ratio", format!("{label}: {plain} bytes came packed in {packed}, {ratio} for one"))
+    })
+}
+
+/// Tells the progress what is read, and counts it.
 struct Counted<'a, R> {
     inner: R,
+    packed: &'a AtomicU64,
     progress: &'a dyn Progress,
 }
 
 impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
+        self.packed.fetch_add(count as u64, Ordering::Relaxed);
         self.progress.advance(count as u64);
         Ok(count)
     }

@@ -45,6 +45,15 @@ fn ten_gibibytes_of_zeros() {
     }
 }
 
+/// Within the limits it is only told: a database of zeros is somebody's right.
+#[test]
+fn a_layer_that_swells_is_told() {
+    let layer = |size: usize| vec![Layer::from_iter([Entry::file("zeros", vec![0; size])]).compress(Compression::Gzip)];
+    let codes = |layers| Ask::default().layers(layers).unwrap().warnings.iter().map(|it| it.code).collect::<Vec<_>>();
+    assert_eq!(codes(layer(64 << 20)), ["W-compression-ratio"]);
+    assert!(codes(layer(60 << 20)).is_empty());
+}
+
 #[test]
 fn the_limit_is_the_whole_image_s() {
     let mebibyte =

@@ -63,8 +63,8 @@ pub fn load(image: &Image, store: Store, options: &Options, progress: &dyn Progr
     let mut shown = stack::Stack::default();
     let (mut warnings, mut files) = (Vec::new(), Vec::new());
     for (index, layer) in read_all(image, options, unpack::step, progress)?.into_iter().enumerate() {
-        let Indexed { changes, spool, warning, .. } = layer?;
-        warnings.extend(warning);
+        let Indexed { changes, spool, warnings: told, .. } = layer?;
+        warnings.extend(told);
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let refused = |(entry, fault): unpack::Refused| Error::Entry {
             layer: image.layer_label(index),
