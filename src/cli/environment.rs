@@ -109,6 +109,18 @@ pub fn engine() -> Engine {
     Engine { host: given("DOCKER_HOST").map(|host| host.to_string_lossy().into_owned()), certificates }
 }
 
+/// The folder with AWS's blobs, as nitro-cli is told: NITRO_CLI_BLOBS.
+#[expect(clippy::disallowed_methods, reason = "an agreement of nitro-cli's on the environment")]
+pub fn nitro_cli_blobs() -> Option<PathBuf> {
+    env::var_os("NITRO_CLI_BLOBS").filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Whether failures are told at length, as nitro-cli is told: BACKTRACE=1.
+#[expect(clippy::disallowed_methods, reason = "an agreement of nitro-cli's on the environment")]
+pub fn nitro_cli_backtrace() -> bool {
+    env::var_os("BACKTRACE").is_some_and(|value| value == "1")
+}
+
 /// All of a small file, or of stdin for `-`, but never more than `limit` bytes and one: the reader refuses those.
 pub fn small_file(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
     let failed = |error: io::Error| Failure::refused("E-io", format!("{}: {error}", path.display()));

@@ -66,6 +66,19 @@ impl Failure {
         Self { kind: if self.kind == Kind::Refused { Kind::Undecided } else { self.kind }, ..self }
     }
 
+    /// The cause in one line, with its code.
+    pub fn line(&self) -> String {
+        match &self.code {
+            Some(code) => format!("{} ({code})", shown(&self.message)),
+            None => shown(&self.message),
+        }
+    }
+
+    /// What to do about it.
+    pub fn help(&self) -> &[String] {
+        &self.help
+    }
+
     /// stdout could not be written: a closed pipe is no error.
     pub fn stdout(error: &std::io::Error) -> Self {
         let kind = if error.kind() == std::io::ErrorKind::BrokenPipe { Kind::ClosedPipe } else { Kind::Refused };

@@ -12,6 +12,7 @@ mod inspect;
 mod kernel;
 #[cfg(feature = "kms")]
 mod kms;
+mod nitro_cli;
 mod parent;
 mod pcr;
 mod policy;
@@ -87,6 +88,12 @@ enum Command {
     Kernel(kernel::Args),
     Cache(cache::Args),
     Doctor(doctor::Args),
+    /// Do what AWS's nitro-cli does, with its arguments, output and exit codes; as the program called by that name
+    #[command(
+        subcommand,
+        after_help = "Example:\n  eif nitro-cli build-enclave --docker-uri app:v1 --output-file app.eif"
+    )]
+    NitroCli(nitro_cli::Command),
     Completions(reference::Completions),
     Man(reference::Man),
 }
@@ -94,6 +101,9 @@ enum Command {
 /// Runs the program and gives its exit code: 0 done, 1 refused or failed, 2 usage.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.first().is_some_and(|program| nitro_cli::is_its_name(program)) {
+        return nitro_cli::main(&arguments);
+    }
     let json = arguments.iter().any(|argument| argument == "--json");
     let matches = match Cli::command().try_get_matches_from(&arguments) {
         Ok(matches) => matches,
@@ -127,6 +137,7 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Cache(args) => cache::run(args, ui),
         Command::Verify(args) => verify::run(*args, ui),
         Command::Doctor(args) => doctor::run(args, ui),
+        Command::NitroCli(command) => Ok(nitro_cli::run(command, ui)),
         Command::Completions(args) => reference::completions(&args, ui),
         Command::Man(args) => reference::man(&args, ui),
     }

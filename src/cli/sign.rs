@@ -76,7 +76,7 @@ impl SigningOptions {
     /// The signer, if there shall be one: certificate and key are checked here, before anything is built.
     pub fn signer(&self) -> Result<Option<Signer>, Failure> {
         match (&self.signing_certificate, &self.private_key) {
-            (Some(certificate), Some(key)) => signer(to_sign(certificate)?, key).map(Some),
+            (Some(certificate), Some(key)) => pair(certificate, key).map(Some),
             _ => Ok(None),
         }
     }
@@ -102,6 +102,18 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     ui.note(&format!("signed    {} by {}", target.display(), certificate.certificate().subject()));
     ui.data(&Measurements { pcr8: Some(certificate.certificate().pcr8()), ..measured }.to_json())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The signer of a certificate and its key, once they have been checked.
+pub fn pair(certificate: &Path, key: &OsStr) -> Result<Signer, Failure> {
+    signer(to_sign(certificate)?, key)
+}
+
+/// Signs a file in place; gives what it measures to then.
+pub fn in_place(path: &Path, signer: &Signer) -> Result<Measurements, Failure> {
+    let (eif, measured) = open(path)?;
+    eif.save_signed(&signer.section(&measured.pcr0)?, path).map_err(|error| at(path, &error))?;
+    Ok(Measurements { pcr8: Some(signer.certificate().pcr8()), ..measured })
 }
 
 /// Where a signature comes from.

@@ -60,6 +60,11 @@ impl Ui {
         }
     }
 
+    /// What went wrong, in another tool's form. `--quiet` does not hide it.
+    pub fn error(&self, text: &str) {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+
     /// A line for people who asked for more.
     pub fn detail(&self, line: &str) {
         if self.verbose > 0 {

@@ -1,12 +1,14 @@
 //! What is inside a file, told to people and tools: [`inspect`] has its facts and what is wrong with it, [`list`] its
 //! ramdisks' entries, [`layout`] its bytes. [`extract`] gives them back as files, and
-//! [`compare`] says why two files differ. [`rebuild`] proves that a file comes from an image.
+//! [`compare`] says why two files differ, [`describe`] what `nitro-cli describe-eif` says. [`rebuild`] proves that a file
+//! comes from an image.
 //!
 //! All of it is for files that anyone may have made: whatever has a header is read, what cannot be read is named, and
 //! memory does not grow with the file.
 
 mod compare;
 mod contents;
+mod description;
 mod extract;
 mod index;
 mod inspection;
@@ -27,6 +29,7 @@ use crate::initramfs::newc;
 use crate::{Refusal, eif, escaped};
 
 pub use compare::{Difference, Scope, compare};
+pub use description::{Described, Description, SigningCertificate, describe};
 pub use extract::{Extracted, Request, extract};
 pub use inspection::{Certificate, Finding, Inspection, Kernel, Ramdisk, Section, Signature, inspect};
 pub use layout::{Range, layout};

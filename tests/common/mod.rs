@@ -114,7 +114,12 @@ impl TestEnv {
 
     /// Runs `eif` with these arguments to its end.
     pub fn eif<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Output {
-        let output = self.command(arguments).output().unwrap();
+        self.run(env!("CARGO_BIN_EXE_eif"), arguments)
+    }
+
+    /// Runs any program with these arguments to its end.
+    pub fn run<S: AsRef<OsStr>>(&self, program: &str, arguments: &[S]) -> Output {
+        let output = self.command_of(program, arguments).output().unwrap();
         Output {
             what: arguments.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect(),
             status: output.status,

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use x509_cert::der::pem::{LineEnding, encode_string};
-use x509_cert::der::{DateTime, Decode as _};
+use x509_cert::der::{Any, DateTime, Decode as _, Tag, Tagged as _};
 
 use super::key::{PublicKey, SigningKey};
 use super::{Error, Signature, cose, pem};
@@ -84,6 +84,22 @@ impl Certificate {
         (validity.not_before.to_date_time(), validity.not_after.to_date_time())
     }
 
+    /// The issuer's attributes in their order: the type's OID, dotted, and its text; `None` for what is no text.
+    pub fn issuer_attributes(&self) -> Vec<(String, Option<String>)> {
+        let attributes = self.x509.tbs_certificate().issuer().iter();
+        attributes.map(|attribute| (attribute.oid.to_string(), text(&attribute.value))).collect()
+    }
+
+    /// The OID, dotted, of the algorithm that its issuer signed it with.
+    pub fn issuers_algorithm(&self) -> String {
+        self.x509.signature_algorithm().oid.to_string()
+    }
+
+    /// The bytes of its issuer's signature.
+    pub fn issuers_signature(&self) -> &[u8] {
+        self.x509.signature().raw_bytes()
+    }
+
     /// The key that verifies its subject's signatures.
     ///
     /// # Errors
@@ -106,6 +122,23 @@ impl Certificate {
         }
         let key = self.public_key().map_err(|error| Error::CertificateKey(Box::new(error)))?;
         Ok(SigningCertificate { certificate: self, key })
+    }
+}
+
+/// A string of any of ASN.1's types that names have (X.520, DirectoryString).
+fn text(value: &Any) -> Option<String> {
+    let bytes = value.value();
+    match value.tag() {
+        Tag::Utf8String | Tag::PrintableString | Tag::Ia5String | Tag::NumericString | Tag::VisibleString => {
+            String::from_utf8(bytes.to_vec()).ok()
+        }
+        Tag::TeletexString => Some(bytes.iter().copied().map(char::from).collect()),
+        Tag::BmpString => {
+            let (units, rest) = bytes.as_chunks::<2>();
+            let units: Vec<u16> = units.iter().map(|unit| u16::from_be_bytes(*unit)).collect();
+            String::from_utf16(&units).ok().filter(|_| rest.is_empty())
+        }
+        _ => None,
     }
 }
 
