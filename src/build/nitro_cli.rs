@@ -8,7 +8,7 @@ use super::{Blobs, Boot, Plan, Ramdisks, Record, Report, finish, read_blob, stri
 use crate::image::{Config, Image, Process};
 use crate::initramfs::linuxkit::{Exported, REPEATED};
 use crate::rootfs::docker::{self, Container};
-use crate::rootfs::{Kind, Tree};
+use crate::rootfs::{self, EntryFault, Kind, Tree};
 use crate::{Arch, Progress, Refusal, Warning, escaped, kernel};
 
 /// Names that a message shows; the others are counted.
@@ -34,6 +34,16 @@ pub enum Error {
         /// The directories, in the order of the archive, without a leading slash.
         Vec<Vec<u8>>,
     ),
+    /// A size that newc's eight characters cannot say.
+    #[error("{layer}: entry \"{}\" has {size} bytes, which ruins the archive that nitro-cli writes: no kernel unpacks it", escaped(.name))]
+    RuinedBySize {
+        /// The layer.
+        layer: String,
+        /// The entry.
+        name: Vec<u8>,
+        /// Bytes of its contents.
+        size: u64,
+    },
     /// A time that newc's eight characters cannot say.
     #[error("\"{}\" has the time {seconds}, which ruins the archive that nitro-cli writes: no kernel unpacks it", escaped(.name))]
     Ruined {
@@ -50,6 +60,7 @@ impl Refusal for Error {
             Error::Blobs { .. } => "E-nitro-blobs",
             Error::NoCommand => "E-no-command",
             Error::Times(_) => "E-nitro-times",
+            Error::RuinedBySize { .. } => "E-nitro-size",
             Error::Ruined { .. } => "E-nitro-mtime",
         }
     }
@@ -62,6 +73,7 @@ impl Refusal for Error {
                 "name the directories in the layers that have something in them (`RUN mkdir`, `COPY` of their parent)",
                 "--accept-unstable-times writes time zero: the same PCRs each time, but never nitro-cli's",
             ],
+            Error::RuinedBySize { .. } => &["a ramdisk holds files below 4 GiB: split it, or load it at run time"],
             Error::Ruined { .. } => &["give it a time before 2106 (for a symlink: after 1961), or use --profile eif"],
         };
         lines.iter().map(|line| (*line).to_owned()).collect()
@@ -86,7 +98,7 @@ pub(super) fn assemble<W: Write + Seek>(
     let sbom = super::sbom(plan, &image, progress)?;
     let boot = boot(plan)?;
     let cmd = command(&image.config).ok_or(Error::NoCommand)?;
-    let container = docker::load(&image, plan.docker_store, &plan.layers, progress)?;
+    let container = docker::load(&image, plan.docker_store, &plan.layers, progress).map_err(ruined_by_size)?;
     let Container { tree, spools, clocks, .. } = &container;
     let exported = Exported { tree, spools, clocks, cmd, env: &image.config.env };
     if let Some((name, seconds)) = exported.ruined() {
@@ -100,6 +112,16 @@ pub(super) fn assemble<W: Write + Seek>(
     let record = Record::new(plan, &boot, (&image, diff_ids), &process(cmd, &image.config));
     let (out, report) = finish(plan, &image, boot, record, &Ramdisks::Linuxkit(exported), warnings, out, progress)?;
     Ok((out, Report { sbom, ..report }))
+}
+
+/// nitro-cli does not notice a file that is too large, so that is said.
+fn ruined_by_size(error: rootfs::Error) -> super::Error {
+    match error {
+        rootfs::Error::Entry { layer, entry, fault: EntryFault::FileTooLarge(size) } => {
+            Error::RuinedBySize { layer, name: entry, size }.into()
+        }
+        other => other.into(),
+    }
 }
 
 /// What nitro-cli writes into `cmd`: Cmd, or else Entrypoint, never both.

@@ -129,6 +129,10 @@ fn what_ruins_the_archive_is_refused_and_said() {
         let _ = run(&env, &reference, &[]).refused("E-nitro-mtime").says("ruins the archive").says(name);
     }
     let env = TestEnv::new();
+    let image = Image::new(vec![Layer::new().entry(Entry::file("large", "").claim_size(1 << 32))]);
+    let reference = env.layout("large", &image.config(Config::new().cmd(&["/a"])));
+    let refused = run(&env, &reference, &[]).refused("E-nitro-size").says("\"large\" has 4294967296 bytes");
+    let _ = refused.says("ruins the archive that nitro-cli writes");
     let sound = [Entry::file("a", "").mtime((1 << 32) - 1), Entry::symlink("b", "x").mtime(-268_435_455)];
     let reference = env.layout("image", &Image::new(vec![sound.into_iter().collect()]));
     let _ = run(&env, &reference, &[]).success();
