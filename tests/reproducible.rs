@@ -1,7 +1,11 @@
-//! The promise: the same inputs give the same bytes, whoever builds, wherever and however.
+//! The promise: the same inputs give the same bytes, whoever builds, wherever and however. The rows of the matrix that
+//! need a registry or an engine are in `transports.rs`, the one of another architecture in `reproducible_arm64.rs`.
+//!
+//! Needs the packages disorderfs, e2fsprogs, faketime, qemu-user and reprotest, and root (or sudo) for mounts.
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -94,6 +98,163 @@ fn user_umask_zone_locale_and_folders_do_not_matter() {
 fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().unwrap();
     String::from_utf8_lossy(&id.stdout).trim() == "0"
+}
+
+/// The program, as a word of a script.
+const EIF: &str = env!("CARGO_BIN_EXE_eif");
+
+/// A plain directory with many names, for what depends on the order in which a file system has them.
+fn tree(env: &TestEnv) {
+    for number in 0..200 {
+        let folder = env.path(&format!("tree/many/{}", number % 7));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(number.to_string()), number.to_string()).unwrap();
+        fs::write(env.path(&format!("tree/many/f{number}")), "x").unwrap();
+    }
+}
+
+/// Builds `NAME-image.eif` and `NAME-tree.eif`: from the layout and from the plain directory in the current folder.
+fn builds(name: &str) -> String {
+    let (image, tree) = ("oci:image:latest", "rootfs:tree --entrypoint /many/f1");
+    let one = |what: &str, reference: &str| {
+        format!(
+            "{EIF} --quiet build {reference} --kernel \"$W/kernel\" -o \"$W/{name}-{what}.eif\" >\"$W/{name}.json\"\n"
+        )
+    };
+    one("image", image) + &one("tree", tree)
+}
+
+/// Runs a script whose `$W` is the working folder.
+fn script<S: AsRef<OsStr>>(env: &TestEnv, shell: &[S], text: &str) {
+    let words: Vec<&OsStr> = shell.iter().map(AsRef::as_ref).collect();
+    let mut command = env.command_of(words[0].to_str().unwrap(), &words[1..]);
+    command.args(["sh", "-euc", text]).env("W", env.work());
+    run(command);
+}
+
+/// In a mount namespace of its own, which takes its mounts with it.
+fn mounted(env: &TestEnv, text: &str) {
+    let own = ["unshare", "--mount", "--"];
+    let sudo = ["sudo", "--non-interactive", "--preserve-env", "--"];
+    let shell = if is_root() { own.to_vec() } else { [&sudo[..], &own].concat() };
+    script(env, &shell, text);
+}
+
+/// What the same two builds give here, and what they gave under that name.
+fn assert_same(env: &TestEnv, name: &str) {
+    if !env.path("want-image.eif").exists() {
+        script(env, &["env"], &builds("want"));
+    }
+    for what in ["image", "tree"] {
+        let read = |name: &str| fs::read(env.path(&format!("{name}-{what}.eif"))).unwrap();
+        assert!(read(name) == read("want"), "{name}: another file from the {what}");
+    }
+}
+
+#[test]
+fn the_clock_does_not_matter() {
+    let env = world();
+    tree(&env);
+    for (name, time) in [("then", "1999-12-31 23:59:59"), ("later", "2106-02-07 06:28:15")] {
+        script(&env, &["faketime", time], &builds(name));
+        assert_same(&env, name);
+    }
+}
+
+#[test]
+fn file_systems_do_not_matter() {
+    let env = world();
+    tree(&env);
+    for (name, mount) in [
+        ("tmpfs", "mount -t tmpfs none place"),
+        ("ext4", "truncate -s 96M disk; mkfs.ext4 -q disk; mount -o loop disk place"),
+        (
+            "overlay",
+            "mount -t tmpfs none over; mkdir over/upper over/work; \
+             mount -t overlay none -o lowerdir=lower,upperdir=over/upper,workdir=over/work place",
+        ),
+    ] {
+        let fill =
+            "cp -a image tree place; cd place; mkdir tmp cache; export TMPDIR=$PWD/tmp XDG_CACHE_HOME=$PWD/cache";
+        mounted(&env, &format!("mkdir -p place lower over\n{mount}\n{fill}\n{}", builds(name)));
+        assert_same(&env, name);
+    }
+}
+
+/// A file system that gives a folder's entries in another order each time.
+#[test]
+fn the_order_of_a_folders_entries_does_not_matter() {
+    let env = world();
+    tree(&env);
+    for name in ["shuffled", "again"] {
+        let mount =
+            "mkdir -p mixed; disorderfs --multi-user=no --shuffle-dirents=yes --reverse-dirents=no . mixed >log";
+        let order = format!("ls -U tree/many >plain; ls -U mixed/tree/many >{name}");
+        mounted(&env, &format!("{mount}\n{order}\ncd mixed\n{}cd ..\numount mixed", builds(name)));
+        let order = |name: &str| fs::read_to_string(env.path(name)).unwrap();
+        assert_ne!(order(name), order("plain"), "the order was not changed");
+        assert_same(&env, name);
+    }
+}
+
+/// Hashes, inflate and the encoders choose their code by what the CPU can do.
+#[test]
+fn what_the_cpu_can_do_does_not_matter() {
+    let (emulator, weak) = if cfg!(target_arch = "x86_64") {
+        ("qemu-x86_64", ["Nehalem", "max"])
+    } else {
+        ("qemu-aarch64", ["cortex-a53", "max"])
+    };
+    let env = world();
+    for compress in ["none", "gzip", "zstd"] {
+        let want = build(&env, "want.eif", &["--compress", compress]);
+        for cpu in weak {
+            let words = [&["-cpu", cpu, EIF][..], &BUILD, &["other.eif", "--compress", compress]].concat();
+            run(env.command_of(emulator, &words));
+            assert!(fs::read(env.path("other.eif")).unwrap() == want, "{compress} on {cpu}");
+        }
+    }
+}
+
+/// `eif` compiled in another folder, from a copy of its source; what it is made of is compiled once and kept.
+#[test]
+fn where_the_program_was_built_does_not_matter() {
+    let elsewhere = Path::new(env!("CARGO_TARGET_TMPDIR")).join("elsewhere");
+    let (copy, target) = (elsewhere.join("a place/of its own"), elsewhere.join("target"));
+    fs::create_dir_all(&copy).unwrap();
+    let parts = "Cargo.toml Cargo.lock rust-toolchain.toml build.rs LICENSE src init kernels benches testdata tests";
+    let update = format!("for part in {parts}; do rm -rf \"$1/$part\"; cp -a \"$part\" \"$1\"; done");
+    let mut update_copy = Command::new("sh");
+    update_copy.args(["-euc", &update, "sh"]).arg(&copy).current_dir(env!("CARGO_MANIFEST_DIR"));
+    run(update_copy);
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--locked", "--package", "eif", "--bin", "eif"]).arg("--target-dir").arg(&target);
+    cargo.current_dir(&copy);
+    run(cargo);
+    let env = world();
+    let want = build(&env, "want.eif", &["--compress", "zstd"]);
+    let other = target.join("debug/eif");
+    let words = [&BUILD[..], &["other.eif", "--compress", "zstd"]].concat();
+    run(env.command_of(other.to_str().unwrap(), &words));
+    assert!(fs::read(env.path("other.eif")).unwrap() == want);
+}
+
+/// Debian's own judge, over the whole build: other paths, environment, home, locales, time, time zone, umask, number of
+/// CPUs, kernel, host name, order of files, address space. (Another user is above: here it would want one to be made.)
+#[test]
+fn reprotest_finds_no_difference() {
+    let env = world();
+    tree(&env);
+    let command = format!("W=$PWD; {}", builds("out").trim_end().replace('\n', "; "));
+    let words = ["--vary=-user_group", "--min-cpus=2", "-c", &command, ".", "out-*.eif"];
+    let mut reprotest = env.command_of("reprotest", &words);
+    // Its copies of the folder need room that the environment's own TMPDIR has.
+    reprotest.env("LANG", "C.UTF-8").env("LC_ALL", "C.UTF-8");
+    let output = reprotest.output().expect("install the package reprotest");
+    let said = [&output.stdout[..], &output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.contains("Reproduction successful"), "{said}");
+    assert!(said.contains("out-image.eif") && said.contains("out-tree.eif"), "both were compared: {said}");
 }
 
 #[test]
