@@ -10,7 +10,7 @@ use eif_testdata::sha256;
 fn files() -> Vec<PathBuf> {
     let testdata = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
     let mut files: Vec<_> = fs::read_dir(testdata.join("golden")).unwrap().map(|item| item.unwrap().path()).collect();
-    files.push(testdata.join("same_bytes.sha256"));
+    files.extend(["init.sha256", "same_bytes.sha256"].map(|name| testdata.join(name)));
     files.sort();
     files
 }
