@@ -1,5 +1,5 @@
 //! Called as `nitro-cli`: what needs no launch. Arguments, stdout, the fixed lines of stderr and exit codes are those of
-//! nitro-cli 1.5.0; AWS's own library judges `describe-eif` in tests/aws.
+//! nitro-cli 1.5.0.
 
 mod common;
 
