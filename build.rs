@@ -30,7 +30,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     writeln!(source, "const SOURCES: &[(&str, &str)] = &[")?;
     for file in files(&root.join("init/src"))? {
         let name = file.strip_prefix(root.join("init"))?;
-        writeln!(source, "({name:?}, include_str!({file:?})),")?;
+        // No absolute path: a target folder may serve several checkouts, and this text outlives the one that made it.
+        let place = format!("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/init/\", {name:?})");
+        writeln!(source, "({name:?}, include_str!({place})),")?;
     }
     writeln!(source, "];")?;
     fs::write(out.join("inits.rs"), source)?;

@@ -208,11 +208,15 @@ impl<'a> Linter<'a> {
         } else if nothing.is_none() {
             self.find(statement, "E-policy-resource", "it has no Resource: AWS refuses the policy");
         }
-        let in_a_key_policy = self.statements.iter().any(|other| other.principals != Principals::Identity);
-        if statement.principals == Principals::Identity && in_a_key_policy {
+        if statement.principals == Principals::Identity && self.is_key_policy() {
             let why = "it has no Principal, beside statements that have one: AWS refuses a key policy with it";
             self.find(statement, "E-policy-principal", why);
         }
+    }
+
+    /// Whether it is a key's policy and no identity's: then somebody is named in it.
+    fn is_key_policy(&self) -> bool {
+        self.statements.iter().any(|statement| statement.principals != Principals::Identity)
     }
 
     /// Keys and operators.
@@ -518,9 +522,8 @@ impl<'a> Linter<'a> {
             |statement: &Statement| statement.allow && protected.iter().any(|action| statement.covers(action.name()));
         if !self.statements.iter().any(allows) {
             let why = "no statement allows what is asked for: Deny statements alone let nobody through".to_owned();
-            let key_policy = self.statements.iter().any(|statement| statement.principals != Principals::Identity);
             let (code, level) =
-                if key_policy { ("E-policy-nobody", Level::Error) } else { ("W-policy-nobody", Level::Note) };
+                if self.is_key_policy() { ("E-policy-nobody", Level::Error) } else { ("W-policy-nobody", Level::Note) };
             return self.findings.push(Finding { level, ..policy(code, why) });
         }
         for image in self.images {

@@ -98,7 +98,7 @@ mod machine {
     use eif::eif::Eif;
     use eif::initramfs::RootFs;
     use eif::launch::enclave::{Cpus, Launch, boot_limit};
-    use eif::launch::parts::Parts;
+    use eif::launch::parts::{self, Parts};
     use eif::launch::qemu::Machine;
     use eif::launch::{Ending, Outcome, Watcher};
 
@@ -110,14 +110,17 @@ mod machine {
     pub fn run(args: Args, backend: Backend, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let unreadable = |error| Failure::refused("E-io", format!("{}: {error}", args.file.display()));
         let file = File::open(&args.file).map_err(unreadable)?;
-        let parts = Parts::of(&Eif::open(file.try_clone().map_err(unreadable)?)?)?;
-        let memory_mib = args.memory.unwrap_or(parts.need.default_mib(RootFs::of(&parts.cmdline)));
+        let eif = Eif::open(file.try_clone().map_err(unreadable)?)?;
+        let memory_mib = match args.memory {
+            Some(mib) => mib,
+            None => parts::need(&eif)?.default_mib(RootFs::of(&eif.cmdline()?)),
+        };
         let broken = Arc::new(OnceLock::new());
         let console = Arc::clone(&broken);
         let watcher: Watcher = Box::new(move |bytes: &[u8]| show(bytes, &console));
         let outcome = match backend {
-            Backend::Qemu => in_qemu(args, parts, memory_mib, watcher, ui)?,
-            Backend::Nitro => on_the_device(&args, file, memory_mib, watcher, ui)?,
+            Backend::Qemu => in_qemu(args, Parts::of(&eif)?, memory_mib, watcher, ui)?,
+            Backend::Nitro => on_the_device(&args, (file, eif.size()), memory_mib, watcher, ui)?,
         };
         match broken.get() {
             Some(error) => Err(Failure::stdout(error)),
@@ -127,9 +130,13 @@ mod machine {
 
     /// All in this process: the driver wants memory and CPUs from the one that made the enclave, whose end is the
     /// enclave's.
-    fn on_the_device(args: &Args, file: File, memory_mib: u64, watcher: Watcher, ui: &Ui) -> Result<Outcome, Failure> {
-        let unreadable = |error| Failure::refused("E-io", format!("{}: {error}", args.file.display()));
-        let size = file.metadata().map_err(unreadable)?.len();
+    fn on_the_device(
+        args: &Args,
+        (file, size): (File, u64),
+        memory_mib: u64,
+        watcher: Watcher,
+        ui: &Ui,
+    ) -> Result<Outcome, Failure> {
         let cpus = match &args.cpu_ids[..] {
             [] => Cpus::Count(args.cpus.unwrap_or(2)),
             ids => Cpus::Ids(ids.to_vec()),

@@ -34,6 +34,18 @@ impl Refusal for Error {
     }
 }
 
+/// What the ramdisks of a file become in memory; nothing is copied.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn need(eif: &Eif) -> Result<Need, Error> {
+    let mut need = Need::default();
+    for section in eif.sections().iter().filter(|section| section.kind == Kind::Ramdisk) {
+        need.add(eif.read(section), section.size)?;
+    }
+    Ok(need)
+}
+
 /// What a machine boots. The files have no name and vanish with this value.
 #[derive(Debug)]
 pub struct Parts {
@@ -45,8 +57,6 @@ pub struct Parts {
     pub initrd: File,
     /// The command line section, as it is.
     pub cmdline: Vec<u8>,
-    /// What the ramdisks become in memory.
-    pub need: Need,
 }
 
 impl Parts {
@@ -57,18 +67,14 @@ impl Parts {
     pub fn of(eif: &Eif) -> Result<Self, Error> {
         let mut kernel = tempfile::tempfile()?;
         let mut initrd = tempfile::tempfile()?;
-        let mut need = Need::default();
         for section in eif.sections() {
             match section.kind {
                 Kind::Kernel => append(&mut kernel, eif.read(section))?,
-                Kind::Ramdisk => {
-                    append(&mut initrd, eif.read(section))?;
-                    need.add(eif.read(section), section.size)?;
-                }
+                Kind::Ramdisk => append(&mut initrd, eif.read(section))?,
                 _ => {}
             }
         }
-        Ok(Self { arch: eif.arch(), kernel, initrd, cmdline: eif.cmdline()?, need })
+        Ok(Self { arch: eif.arch(), kernel, initrd, cmdline: eif.cmdline()? })
     }
 }
 
