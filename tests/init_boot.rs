@@ -11,7 +11,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use common::boot::on_each_architecture;
-use eif::launch::qemu::Machine;
+use eif::launch::parts::Parts;
+use eif::launch::qemu::{self, Machine};
 use eif::launch::{AppStatus, Ending};
 use eif::{Arch, init, kernel};
 use eif_testdata::hello_program;
@@ -128,14 +129,18 @@ impl Boot {
         initrd.write_all(&self.ramdisks()).unwrap();
         let machine = Machine {
             arch,
-            kernel: File::open(kernel.path).unwrap(),
-            initrd: initrd.reopen().unwrap(),
-            cmdline: cmdline.into_bytes(),
+            boot: qemu::Boot::Parts(Parts {
+                arch,
+                kernel: File::open(kernel.path).unwrap(),
+                initrd: initrd.reopen().unwrap(),
+                cmdline: cmdline.into_bytes(),
+            }),
             memory_mib,
             cpus: 1,
             cid: 16,
             heartbeat,
             vsock_prefix: None,
+            folder: None,
         };
         let outcome = machine.start(Box::new(|_| ControlFlow::Continue(()))).unwrap().wait(Some(LIMIT)).unwrap();
         let console = String::from_utf8_lossy(&outcome.console).replace("\r\n", "\n");

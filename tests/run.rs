@@ -4,7 +4,7 @@
 mod common;
 mod guest;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -14,30 +14,16 @@ use std::time::Instant;
 
 use common::TestEnv;
 use common::boot::DEADLINE;
-use eif::Arch;
-use eif::eif::{Options, Writer};
-
-const METADATA: &[u8] = br#"{"ImageName":"guest","ImageVersion":"1","BuildMetadata":{"BuildTime":"1970-01-01T00:00:00Z",
-"BuildTool":"test","BuildToolVersion":"1","OperatingSystem":"Linux","KernelVersion":"6"},"DockerInfo":null,"CustomMetadata":null}"#;
 
 /// An `.eif` whose init plays these scenarios.
 fn image(env: &TestEnv, scenarios: &str) -> PathBuf {
-    let path = env.path("guest.eif");
-    let options = Options { arch: Arch::X86_64, threads: 1 };
-    let mut writer = Writer::new(File::create(&path).unwrap(), options).unwrap();
-    writer.kernel(&mut File::open(guest::kernel()).unwrap()).unwrap();
-    writer.cmdline(format!("console=ttyS0 quiet scenarios={scenarios}").as_bytes()).unwrap();
-    writer.metadata(METADATA).unwrap();
-    let mut ramdisk = writer.ramdisk().unwrap();
-    ramdisk.write_all(&fs::read(guest::ramdisk()).unwrap()).unwrap();
-    writer.finish().unwrap();
-    path
+    guest::image(env.path("guest.eif"), scenarios)
 }
 
 /// `eif run` of these scenarios, to its end.
 fn run(env: &TestEnv, scenarios: &str, further: &[&str]) -> common::Output {
     let file = image(env, scenarios);
-    let mut arguments = vec!["run", file.to_str().unwrap(), "--backend", "qemu"];
+    let mut arguments = vec!["run", file.to_str().unwrap(), "--backend", "qemu", "--attach"];
     arguments.extend(further);
     env.eif(&arguments)
 }
@@ -45,7 +31,7 @@ fn run(env: &TestEnv, scenarios: &str, further: &[&str]) -> common::Output {
 #[test]
 fn the_exit_code_is_the_applications() {
     let env = TestEnv::new();
-    let output = run(&env, "heartbeat,exit-7", &["--attach", "--debug"]).code(7);
+    let output = run(&env, "heartbeat,exit-7", &["--debug"]).code(7);
     assert!(output.stdout().contains("ok heartbeat"), "{output:#?}");
     let _ = output.says("16");
     let _ = run(&env, "signal-9", &["--cid", "77", "--memory", "300", "--cpus", "2"]).code(137).says("CID 77");
@@ -63,7 +49,7 @@ fn a_boot_that_fails_is_a_refusal_that_names_the_reason() {
 fn qemu_is_chosen_where_there_is_no_device_and_said() {
     let env = TestEnv::new();
     let file = image(&env, "exit-7");
-    let unasked = env.eif(&["run", file.to_str().unwrap()]);
+    let unasked = env.eif(&["run", file.to_str().unwrap(), "--attach"]);
     let nitro = ["run", file.to_str().unwrap(), "--backend", "nitro"];
     if !Path::new("/dev/nitro_enclaves").exists() {
         let _ = unasked.code(7).says("QEMU: there is no /dev/nitro_enclaves");
@@ -106,8 +92,8 @@ fn a_missing_qemu_is_named_with_its_package() {
 }
 
 /// The only child of a process, by the kernel's own list.
-fn child_of(process: u32) -> PathBuf {
-    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+fn child_of(process: &Path) -> PathBuf {
+    let threads = fs::read_dir(process.join("task")).unwrap();
     let children = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).ok());
     let children: String = children.collect();
     PathBuf::from("/proc").join(children.trim())
@@ -130,14 +116,16 @@ fn however_eif_is_killed_qemu_goes_with_it_and_no_file_stays() {
     for how in ["-KILL", "-TERM", "-INT"] {
         let env = TestEnv::new();
         let file = image(&env, "heartbeat,forever");
-        let mut eif = env.command(&["run", file.to_str().unwrap(), "--backend", "qemu"]);
+        let mut eif = env.command(&["run", file.to_str().unwrap(), "--backend", "qemu", "--attach"]);
         let mut eif = eif.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         wait_for(&mut eif, "ok heartbeat");
-        let qemu = child_of(eif.id());
+        let supervisor = child_of(&PathBuf::from(format!("/proc/{}", eif.id())));
+        let qemu = child_of(&supervisor);
         assert!(fs::read_to_string(qemu.join("cmdline")).unwrap().starts_with("qemu-system-x86_64"));
         signal(eif.id(), how);
         assert!(!eif.wait().unwrap().success());
         gone(&qemu);
+        gone(&supervisor);
         assert_eq!(env.listing(&env.tmp()), [""; 0], "temporary files are left after {how}");
     }
 }
@@ -156,7 +144,7 @@ fn wait_for(eif: &mut Child, text: &str) {
 fn nobody_reads_the_console_then_nobody_needs_the_enclave() {
     let env = TestEnv::new();
     let file = image(&env, "cid,forever");
-    let mut eif = env.command(&["run", file.to_str().unwrap(), "--backend", "qemu"]);
+    let mut eif = env.command(&["run", file.to_str().unwrap(), "--backend", "qemu", "--attach"]);
     let mut eif = eif.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     drop(eif.stdout.take());
     assert_eq!(eif.wait().unwrap().code(), Some(0), "a closed pipe is no error");

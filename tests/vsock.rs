@@ -14,7 +14,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use eif::launch::qemu::{Guest, Machine};
+use eif::launch::parts::Parts;
+use eif::launch::qemu::{Boot, Guest, Machine};
 use eif::launch::{AppStatus, Ending, Outcome};
 use eif::{Arch, Refusal};
 use tempfile::TempDir;
@@ -39,14 +40,18 @@ impl Run {
         let folder = tempfile::tempdir().unwrap();
         let mut machine = Machine {
             arch: Arch::X86_64,
-            kernel: File::open(guest::kernel()).unwrap(),
-            initrd: File::open(guest::ramdisk()).unwrap(),
-            cmdline: format!("console=ttyS0 quiet scenarios={scenarios}").into_bytes(),
+            boot: Boot::Parts(Parts {
+                arch: Arch::X86_64,
+                kernel: File::open(guest::kernel()).unwrap(),
+                initrd: File::open(guest::ramdisk()).unwrap(),
+                cmdline: format!("console=ttyS0 quiet scenarios={scenarios}").into_bytes(),
+            }),
             memory_mib: 256,
             cpus: 1,
             cid: 16,
             heartbeat: true,
             vsock_prefix: Some(folder.path().join("v")),
+            folder: None,
         };
         change(&mut machine);
         let (send, lines) = mpsc::channel();

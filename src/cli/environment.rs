@@ -47,11 +47,19 @@ pub fn processors() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-/// Where processes of this user meet while enclaves run: `$XDG_RUNTIME_DIR/eif`, else `/run/eif`, which is root's.
+/// Where processes of this user meet while enclaves run: `$XDG_RUNTIME_DIR/eif`; else `/run/eif` of root and
+/// `/run/user/<uid>/eif` of others, and `/tmp/eif-<uid>` where they have no such folder.
+#[cfg(target_os = "linux")]
 #[expect(clippy::disallowed_methods, reason = "where sockets are has no influence on a result")]
 pub fn run_folder() -> PathBuf {
     let own = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute());
-    own.unwrap_or_else(|| PathBuf::from("/run")).join("eif")
+    let user = rustix::process::geteuid();
+    let usual = || if user.is_root() { PathBuf::from("/run") } else { format!("/run/user/{}", user.as_raw()).into() };
+    let folder = own.unwrap_or_else(usual);
+    if folder.is_dir() || user.is_root() {
+        return folder.join("eif");
+    }
+    PathBuf::from(format!("/tmp/eif-{}", user.as_raw()))
 }
 
 /// `PATH`, in which programs are found.

@@ -12,6 +12,8 @@ mod inspect;
 mod kernel;
 #[cfg(feature = "kms")]
 mod kms;
+#[cfg(target_os = "linux")]
+mod lifecycle;
 mod nitro_cli;
 mod parent;
 mod pcr;
@@ -22,6 +24,8 @@ mod reference;
 mod run;
 mod sign;
 mod source;
+#[cfg(target_os = "linux")]
+mod supervise;
 mod ui;
 mod verify;
 
@@ -82,8 +86,22 @@ enum Command {
     Attest(attest::Args),
     Push(push::Args),
     Pull(pull::Args),
-    /// Boot an .eif and show its console
+    /// Start an enclave
     Run(run::Args),
+    #[cfg(target_os = "linux")]
+    Ps(lifecycle::Ps),
+    #[cfg(target_os = "linux")]
+    Console(lifecycle::Console),
+    #[cfg(target_os = "linux")]
+    Logs(lifecycle::Logs),
+    #[cfg(target_os = "linux")]
+    Wait(lifecycle::Wait),
+    #[cfg(target_os = "linux")]
+    Stop(lifecycle::Stop),
+    /// Hold an enclave: `run` starts this
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    Supervise(Box<supervise::Args>),
     /// Build, look at and list kernels
     Kernel(kernel::Args),
     Cache(cache::Args),
@@ -134,6 +152,18 @@ fn dispatch(command: Command, ui: &mut Ui) -> Result<ExitCode, Failure> {
         Command::Push(args) => push::run(args, ui),
         Command::Pull(args) => pull::run(args, ui),
         Command::Run(args) => run::run(args, ui),
+        #[cfg(target_os = "linux")]
+        Command::Ps(args) => lifecycle::ps(&args, ui),
+        #[cfg(target_os = "linux")]
+        Command::Console(args) => lifecycle::console(&args),
+        #[cfg(target_os = "linux")]
+        Command::Logs(args) => lifecycle::logs(&args),
+        #[cfg(target_os = "linux")]
+        Command::Wait(args) => lifecycle::wait(&args),
+        #[cfg(target_os = "linux")]
+        Command::Stop(args) => lifecycle::stop(&args, ui),
+        #[cfg(target_os = "linux")]
+        Command::Supervise(args) => supervise::run(*args),
         Command::Cache(args) => cache::run(args, ui),
         Command::Verify(args) => verify::run(*args, ui),
         Command::Doctor(args) => doctor::run(args, ui),

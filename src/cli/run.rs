@@ -1,4 +1,4 @@
-//! `eif run`: boots an `.eif` on the Nitro device or in QEMU, shows its console and ends as its application ended.
+//! `eif run`: starts an enclave of an `.eif`, on the Nitro device or in QEMU; stays with it to its end, or leaves it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,10 +13,12 @@ const NITRO_DEVICE: &str = "/dev/nitro_enclaves";
 
 #[derive(clap::Args)]
 #[command(
-    long_about = "Boot an .eif, show its console on stdout, and exit with its application's status (128+N for signal N).",
+    long_about = "Start an enclave.\n\nWith --attach: show its console on stdout, and exit with its application's status \
+                  (128+N for signal N); the enclave lives as long as this command, Ctrl-C ends it. With --detach: print \
+                  what it has got, as JSON, as soon as it has booted, and leave it running; `eif ps`, `console`, `logs`, \
+                  `wait` and `stop` know it by its name.",
     after_help = "Examples:\n  eif run hello.eif --backend qemu --debug --attach\n  \
-                  eif run hello.eif --backend nitro --cpus 2 --memory 512\n\n\
-                  The enclave lives as long as this command: Ctrl-C ends it."
+                  eif run hello.eif --backend nitro --cpus 2 --memory 512 --name hello"
 )]
 pub struct Args {
     /// The .eif
@@ -37,9 +39,15 @@ pub struct Args {
     /// The enclave's CID [default: 16 in QEMU; on the device the hypervisor chooses]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..=u32::MAX as i64 - 1))]
     cid: Option<u32>,
-    /// Stay until the enclave ends (this version always does)
+    /// Name to find it by [default: the file's, without .eif]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Stay until the enclave ends [default with --debug on a terminal]
     #[arg(long)]
     attach: bool,
+    /// Leave it running when it has booted [default otherwise]
+    #[arg(long, conflicts_with = "attach")]
+    detach: bool,
     /// Debug mode: the console can be read, and the enclave's PCRs are zeros (always so in QEMU)
     #[arg(long)]
     debug: bool,
@@ -53,16 +61,26 @@ pub struct Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Backend {
+pub enum Backend {
     /// A Nitro Enclave
     Nitro,
     /// An emulated machine: nothing is attested and nothing is kept secret
     Qemu,
 }
 
-/// Runs the enclave to its end.
+impl Backend {
+    /// As `--backend` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nitro => "nitro",
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
+/// Runs the enclave to its end, or until it has booted.
 pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
-    let backend = choose(args.backend, Path::new(NITRO_DEVICE).exists(), ui);
+    let backend = choose(args.backend, ui);
     let misplaced = match backend {
         Backend::Nitro if args.vsock.is_some() => Some("--vsock is for QEMU: the parent of an enclave has AF_VSOCK"),
         Backend::Qemu if !args.cpu_ids.is_empty() => Some("--cpu-ids are CPUs of a Nitro device's pool"),
@@ -70,15 +88,15 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     };
     match misplaced {
         Some(why) => Err(Failure::usage(why)),
-        None => machine::run(args, backend, ui),
+        None => enclave::run(args, backend, ui),
     }
 }
 
 /// The device where there is one; nobody gets QEMU without being told.
-fn choose(asked: Option<Backend>, device: bool, ui: &Ui) -> Backend {
+pub fn choose(asked: Option<Backend>, ui: &Ui) -> Backend {
     match asked {
         Some(backend) => backend,
-        None if device => Backend::Nitro,
+        None if Path::new(NITRO_DEVICE).exists() => Backend::Nitro,
         None => {
             let why = format!("there is no {NITRO_DEVICE}; nothing is attested and nothing kept secret");
             ui.note(&format!("backend   QEMU: {why}"));
@@ -88,121 +106,112 @@ fn choose(asked: Option<Backend>, device: bool, ui: &Ui) -> Backend {
 }
 
 #[cfg(target_os = "linux")]
-mod machine {
-    use std::fs::File;
-    use std::io::{self, Write};
-    use std::ops::ControlFlow;
-    use std::process::ExitCode;
-    use std::sync::{Arc, OnceLock};
+mod enclave {
+    use std::io::{self, IsTerminal, Read, Write};
+    use std::path::absolute;
+    use std::process::{ChildStdin, ChildStdout, ExitCode};
+    use std::sync::{Arc, Mutex, PoisonError};
+    use std::thread;
 
-    use eif::eif::Eif;
-    use eif::initramfs::RootFs;
-    use eif::launch::enclave::{Cpus, Launch, boot_limit};
-    use eif::launch::parts::{self, Parts};
-    use eif::launch::qemu::Machine;
-    use eif::launch::{Ending, Outcome, Watcher};
+    use eif::launch::supervisor::{Backend as Ground, Name, Reply, State, replies};
 
-    use super::super::environment;
     use super::super::failure::Failure;
+    use super::super::supervise::{self, Started};
     use super::super::ui::Ui;
     use super::{Args, Backend};
 
-    pub fn run(args: Args, backend: Backend, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let unreadable = |error| Failure::refused("E-io", format!("{}: {error}", args.file.display()));
-        let file = File::open(&args.file).map_err(unreadable)?;
-        let eif = Eif::open(file.try_clone().map_err(unreadable)?)?;
-        let memory_mib = match args.memory {
-            Some(mib) => mib,
-            None => parts::need(&eif)?.default_mib(RootFs::of(&eif.cmdline()?)),
-        };
-        let broken = Arc::new(OnceLock::new());
-        let console = Arc::clone(&broken);
-        let watcher: Watcher = Box::new(move |bytes: &[u8]| show(bytes, &console));
-        let outcome = match backend {
-            Backend::Qemu => in_qemu(args, Parts::of(&eif)?, memory_mib, watcher, ui)?,
-            Backend::Nitro => on_the_device(&args, (file, eif.size()), memory_mib, watcher, ui)?,
-        };
-        match broken.get() {
-            Some(error) => Err(Failure::stdout(error)),
-            None => verdict(&outcome),
-        }
-    }
-
-    /// All in this process: the driver wants memory and CPUs from the one that made the enclave, whose end is the
-    /// enclave's.
-    fn on_the_device(
-        args: &Args,
-        (file, size): (File, u64),
-        memory_mib: u64,
-        watcher: Watcher,
-        ui: &Ui,
-    ) -> Result<Outcome, Failure> {
-        let cpus = match &args.cpu_ids[..] {
-            [] => Cpus::Count(args.cpus.unwrap_or(2)),
-            ids => Cpus::Ids(ids.to_vec()),
-        };
-        let ports = environment::run_folder();
-        let launch = Launch { file, size, memory_mib, cpus, cid: args.cid, debug: args.debug, ports };
-        let enclave = launch.start(watcher)?;
-        let facts = enclave.facts().clone();
-        let ids: Vec<String> = facts.cpu_ids.iter().map(u32::to_string).collect();
-        let mode = if args.debug { ", in debug mode: its PCRs are zeros" } else { "" };
-        let what = format!("{} MiB, CPUs {}, CID {}", facts.memory_mib, ids.join(" "), facts.cid);
-        ui.note(&format!("enclave   {what}{mode}"));
-        enclave.await_heartbeat(boot_limit(size, facts.memory_mib))?;
-        Ok(enclave.wait(None)?)
-    }
-
-    fn in_qemu(args: Args, parts: Parts, memory_mib: u64, watcher: Watcher, ui: &Ui) -> Result<Outcome, Failure> {
-        let (cpus, cid) = (args.cpus.unwrap_or(1), args.cid.unwrap_or(16));
-        ui.note(&format!("machine   {} in QEMU, {memory_mib} MiB, {cpus} CPU(s), CID {cid}", parts.arch));
-        let machine = Machine {
-            arch: parts.arch,
-            kernel: parts.kernel,
-            initrd: parts.initrd,
-            cmdline: parts.cmdline,
-            memory_mib,
-            cpus,
-            cid,
-            heartbeat: !args.no_heartbeat,
-            vsock_prefix: args.vsock,
-        };
-        Ok(machine.start(watcher)?.wait(None)?)
-    }
-
-    /// The console, as it comes. When nobody can read it any more, nobody needs the enclave.
-    fn show(bytes: &[u8], broken: &OnceLock<io::Error>) -> ControlFlow<()> {
-        let mut stdout = io::stdout().lock();
-        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                let _ = broken.set(error);
-                ControlFlow::Break(())
+    impl From<Ground> for Backend {
+        fn from(ground: Ground) -> Self {
+            match ground {
+                Ground::Nitro => Self::Nitro,
+                Ground::Qemu => Self::Qemu,
             }
         }
     }
 
-    fn verdict(outcome: &Outcome) -> Result<ExitCode, Failure> {
-        if let Some(status) = outcome.status {
-            return Ok(ExitCode::from(status.code()));
-        }
-        if outcome.ending == Ending::Stopped {
-            return Ok(ExitCode::SUCCESS);
-        }
-        let failure = match &outcome.failure {
-            Some(line) => Failure::refused("E-boot", format!("the application did not run to its end: {line}")),
-            None => Failure::refused("E-boot", "the enclave ended without a word of its application"),
+    pub fn run(args: Args, backend: Backend, ui: &mut Ui) -> Result<ExitCode, Failure> {
+        let attached = args.attach || (args.debug && !args.detach && io::stdout().is_terminal());
+        let name = match &args.name {
+            Some(name) => Name::new(name)?,
+            None => Name::of_file(&args.file),
         };
-        Err(if outcome.heartbeat {
-            failure
-        } else {
-            failure.with_help("no heartbeat came: the boot did not get as far")
-        })
+        // The supervisor has this process's folder only until it has started.
+        let vsock = args.vsock.map(absolute).transpose();
+        let vsock = vsock.map_err(|error| Failure::refused("E-io", format!("--vsock: {error}")))?;
+        let order = supervise::Args {
+            file: args.file,
+            name: name.as_str().to_owned(),
+            numbered: false,
+            backend,
+            memory: args.memory,
+            cpus: args.cpus,
+            cpu_ids: args.cpu_ids,
+            cid: args.cid,
+            debug: args.debug,
+            vsock,
+            no_heartbeat: args.no_heartbeat,
+            attached,
+        };
+        let started = supervise::start(&order)?;
+        if attached { stay(started, ui) } else { leave(started, ui) }
+    }
+
+    /// Shows the console to the enclave's end.
+    fn stay(started: Started, ui: &Ui) -> Result<ExitCode, Failure> {
+        let Started { mut child, words, replies: from, console } = started;
+        let words = Arc::new(Mutex::new(Some(words)));
+        let theirs = Arc::clone(&words);
+        let console = thread::spawn(move || console.map_or(Ok(()), |console| show(console, &theirs)));
+        let (mut end, mut said) = (None, String::new());
+        for reply in replies(from) {
+            match reply {
+                Ok(Reply::Started(state)) => ui.note(&supervise::line(&state)),
+                Ok(Reply::Booted) => {}
+                Ok(Reply::Ended(how)) => end = Some(supervise::code(&how)),
+                Ok(Reply::Refused(told, _)) => end = Some(Err(supervise::refusal(&told))),
+                Err(line) => said.push_str(&line),
+            }
+        }
+        let shown = console.join().unwrap_or(Ok(()));
+        // Gone already: its pipes have ended.
+        let _status = child.wait();
+        shown.map_err(|error| Failure::stdout(&error))?;
+        end.unwrap_or_else(|| Err(supervise::died(&said)))
+    }
+
+    /// The console, as it comes. When nobody can read it any more, nobody needs the enclave: it ends with the pipe.
+    fn show(mut console: ChildStdout, words: &Mutex<Option<ChildStdin>>) -> io::Result<()> {
+        let mut buffer = [0; 64 * 1024];
+        loop {
+            let read = match console.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The supervisor's end; how it went, its replies tell.
+                Err(_) => return Ok(()),
+            };
+            let mut stdout = io::stdout().lock();
+            if let Err(error) = stdout.write_all(&buffer[..read]).and_then(|()| stdout.flush()) {
+                drop(words.lock().unwrap_or_else(PoisonError::into_inner).take());
+                return Err(error);
+            }
+        }
+    }
+
+    fn leave(started: Started, ui: &Ui) -> Result<ExitCode, Failure> {
+        let booted = supervise::await_boot(started, |state| ui.note(&supervise::line(state)), ui)?;
+        print(&booted, ui)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn print(state: &State, ui: &Ui) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(&state.facts);
+        ui.data(&text.map_err(|error| Failure::refused("E-io", error.to_string()))?)
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-mod machine {
+mod enclave {
     use std::process::ExitCode;
 
     use super::super::failure::Failure;

@@ -9,7 +9,11 @@ pub mod nitro;
 mod outcome;
 pub mod parts;
 #[cfg(target_os = "linux")]
+mod private;
+#[cfg(target_os = "linux")]
 pub mod qemu;
+#[cfg(target_os = "linux")]
+pub mod supervisor;
 #[cfg(target_os = "linux")]
 pub mod vsock;
 

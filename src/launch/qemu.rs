@@ -23,6 +23,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::console::Console;
 use super::outcome::{Ending, Outcome, Watcher};
+use super::parts::Parts;
 use super::vsock::{Config, Record, Vsock};
 use crate::{Arch, Refusal};
 
@@ -102,12 +103,8 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 pub struct Machine {
     /// Architecture of the kernel; another one than the host's is emulated as well.
     pub arch: Arch,
-    /// bzImage or Image, open for reading. Never written.
-    pub kernel: File,
-    /// All ramdisks one after the other, each padded with zeros to 4 bytes. Never written.
-    pub initrd: File,
-    /// The EIF's command line, without the words that QEMU needs.
-    pub cmdline: Vec<u8>,
+    /// What it boots.
+    pub boot: Boot,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Number of CPUs.
@@ -118,6 +115,31 @@ pub struct Machine {
     pub heartbeat: bool,
     /// Unix sockets of the host that the guest reaches, and the one that reaches the guest: see [`super::vsock`].
     pub vsock_prefix: Option<PathBuf>,
+    /// A folder for the device's socket, until QEMU has it; `None` is a temporary one.
+    pub folder: Option<PathBuf>,
+}
+
+/// What a machine boots. The files are never written.
+#[derive(Debug)]
+pub enum Boot {
+    /// Kernel, ramdisks and command line, on a machine like an enclave's.
+    Parts(Parts),
+    /// An `.eif`, read by QEMU's own machine `nitro-enclave`: see [`has_nitro_enclave`].
+    Image {
+        /// The file.
+        file: File,
+        /// Its command line.
+        cmdline: Vec<u8>,
+    },
+}
+
+impl Boot {
+    fn cmdline(&self) -> &[u8] {
+        match self {
+            Self::Parts(parts) => &parts.cmdline,
+            Self::Image { cmdline, .. } => cmdline,
+        }
+    }
 }
 
 /// A running guest. Dropping it ends QEMU.
@@ -128,8 +150,20 @@ pub struct Guest {
     console: Arc<Mutex<Console>>,
     stderr: Option<JoinHandle<Vec<u8>>>,
     vsock: Vsock,
-    /// QEMU opens them through our descriptors, when it comes to it.
-    _files: [File; 2],
+    ended: Arc<AtomicBool>,
+    /// QEMU opens its files through our descriptors, when it comes to it.
+    _files: Boot,
+}
+
+/// What has become of a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// It came.
+    Came,
+    /// The guest has ended without it.
+    Ended,
+    /// The time is over.
+    Late,
 }
 
 enum Event {
@@ -150,11 +184,11 @@ impl Machine {
         let program = program(self.arch)?;
         let config =
             Config { guest_cid: self.cid.into(), heartbeat: self.heartbeat, prefix: self.vsock_prefix.clone() };
-        let vsock = Vsock::start(config).map_err(io_error("starting the vsock device"))?;
+        let vsock = Vsock::start(config, self.folder.as_deref()).map_err(io_error("starting the vsock device"))?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", program]).args(self.arguments(&vsock));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        spawn(command, vsock, [self.kernel, self.initrd], watcher)
+        spawn(command, vsock, self.boot, watcher)
     }
 
     /// QEMU's arguments.
@@ -162,30 +196,26 @@ impl Machine {
         let memory = format!("{}M", self.memory_mib);
         // A comma ends a value, two are one.
         let socket = vsock.socket().display().to_string().replace(',', ",,");
-        let words = [
-            "-M",
-            self.board(),
-            "-cpu",
-            self.processor(),
-            "-global",
-            "virtio-mmio.force-legacy=false",
-            "-object",
-            &format!("memory-backend-memfd,id=mem,size={memory},share=on"),
-            "-m",
-            &memory,
-            "-smp",
-            &self.cpus.to_string(),
-            "-kernel",
-            &descriptor(&self.kernel),
-            "-initrd",
-            &descriptor(&self.initrd),
-            "-chardev",
-            &format!("socket,id=vsock,path={socket}"),
-            "-device",
-            "vhost-user-vsock-device,chardev=vsock",
-        ];
+        let mut words = match &self.boot {
+            Boot::Parts(parts) => {
+                let device = "vhost-user-vsock-device,chardev=vsock".into();
+                let backend = format!("memory-backend-memfd,id=mem,size={memory},share=on");
+                let files = [("-kernel", descriptor(&parts.kernel)), ("-initrd", descriptor(&parts.initrd))];
+                let fixed = [("-M", self.board().into()), ("-object", backend), ("-device", device)];
+                fixed.into_iter().chain(files).collect()
+            }
+            Boot::Image { file, .. } => vec![("-M", "nitro-enclave,vsock=vsock".into()), ("-kernel", descriptor(file))],
+        };
+        words.extend([
+            ("-cpu", self.processor().to_owned()),
+            ("-global", "virtio-mmio.force-legacy=false".into()),
+            ("-m", memory),
+            ("-smp", self.cpus.to_string()),
+            ("-chardev", format!("socket,id=vsock,path={socket}")),
+        ]);
         let fixed = "-accel tcg -no-user-config -nodefaults -display none -serial stdio -no-reboot";
-        let mut arguments: Vec<_> = words.into_iter().chain(fixed.split(' ')).map(OsString::from).collect();
+        let words = words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+        let mut arguments: Vec<_> = words.chain(fixed.split(' ').map(String::from)).map(OsString::from).collect();
         arguments.extend(["-append".into(), self.appended()]);
         arguments
     }
@@ -214,14 +244,18 @@ impl Machine {
             Arch::X86_64 => APPENDED_X86_64,
             Arch::Aarch64 => APPENDED_AARCH64,
         };
-        let mut cmdline = self.cmdline.clone();
+        let mut cmdline = match &self.boot {
+            Boot::Parts(parts) => parts.cmdline.clone(),
+            // QEMU takes it from the file.
+            Boot::Image { .. } => Vec::new(),
+        };
         cmdline.extend(words.bytes());
         OsString::from_vec(cmdline)
     }
 
     /// Behind `--` the kernel reads nothing, so neither our words nor the devices that QEMU appends.
     fn check_cmdline(&self) -> Result<(), Error> {
-        let ends = self.cmdline.split(u8::is_ascii_whitespace).any(|word| word == b"--");
+        let ends = self.boot.cmdline().split(u8::is_ascii_whitespace).any(|word| word == b"--");
         if ends { Err(Error::CmdlineEnds) } else { Ok(()) }
     }
 }
@@ -249,6 +283,22 @@ pub fn program(arch: Arch) -> Result<&'static str, Error> {
     Ok(program)
 }
 
+/// Whether this QEMU has a machine that is an enclave: it reads an `.eif` by itself and has a security module. No package
+/// of Debian's has it.
+///
+/// # Errors
+/// As [`program`].
+pub fn has_nitro_enclave(arch: Arch) -> Result<bool, Error> {
+    let program = program(arch)?;
+    if arch != Arch::X86_64 {
+        return Ok(false);
+    }
+    let output = Command::new(program).args(["-M", "help"]).stdin(Stdio::null()).output();
+    let output = output.map_err(io_error("asking QEMU for its machines"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().any(|line| line.split_whitespace().next() == Some("nitro-enclave")))
+}
+
 /// Whether the program is in PATH and starts.
 fn answers(program: &str) -> Result<bool, Error> {
     let run = Command::new(program).arg("--version").stdin(Stdio::null()).output();
@@ -267,11 +317,13 @@ struct Spawned {
 
 /// Starts the thread that owns QEMU. The kernel sends the death signal when the thread that started QEMU ends, so that
 /// thread must live as long as QEMU does.
-fn spawn(mut command: Command, vsock: Vsock, files: [File; 2], watcher: Watcher) -> Result<Guest, Error> {
+fn spawn(mut command: Command, vsock: Vsock, files: Boot, watcher: Watcher) -> Result<Guest, Error> {
     let console = Arc::new(Mutex::new(Console::default()));
     let (events, inbox) = mpsc::channel();
     let (started, start) = mpsc::channel();
     let shared = Arc::clone(&console);
+    let ended = Arc::new(AtomicBool::new(false));
+    let (theirs, record) = (Arc::clone(&ended), vsock.record());
     let body = move || {
         let spawned = command.spawn().and_then(|mut child| match watch(&mut child) {
             Ok(spawned) => Ok((child, spawned)),
@@ -286,14 +338,14 @@ fn spawn(mut command: Command, vsock: Vsock, files: [File; 2], watcher: Watcher)
                 let stopper = spawned.stopper.clone();
                 // The receiver waits for this one message.
                 let _sent = started.send(Ok(spawned));
-                Owner { child, stopper, console: shared, events }.run(watcher);
+                Owner { child, stopper, console: shared, events }.run(watcher, &theirs, &record);
             }
         }
     };
     thread::Builder::new().name("qemu".into()).spawn(body).map_err(io_error("starting QEMU"))?;
     let spawned = start.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
     let Spawned { pid, stopper, stderr } = spawned.map_err(io_error("starting QEMU"))?;
-    Ok(Guest { stopper, pid, events: inbox, console, stderr: Some(stderr), vsock, _files: files })
+    Ok(Guest { stopper, pid, events: inbox, console, stderr: Some(stderr), vsock, ended, _files: files })
 }
 
 fn watch(child: &mut Child) -> io::Result<Spawned> {
@@ -326,7 +378,7 @@ struct Owner {
 
 impl Owner {
     /// Reads the console to its end, then waits for QEMU. Events that nobody waits for any more are dropped.
-    fn run(mut self, mut watcher: Watcher) {
+    fn run(mut self, mut watcher: Watcher, ended: &AtomicBool, record: &Record) {
         let mut stdout = self.child.stdout.take();
         let mut buffer = [0; 16 * 1024];
         let mut halted = false;
@@ -341,6 +393,8 @@ impl Owner {
             }
         }
         drop(self.events.send(Event::Ended(self.child.wait())));
+        ended.store(true, Ordering::Release);
+        record.nudge();
     }
 
     /// Whether the console says that it is over.
@@ -369,6 +423,24 @@ impl Guest {
     /// A handle that ends QEMU from another thread.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
+    }
+
+    /// The last 64 KiB of the console, so far.
+    pub fn console(&self) -> Vec<u8> {
+        lock(&self.console).tail()
+    }
+
+    /// Waits for the heartbeat, at most `limit`.
+    pub fn await_heartbeat(&self, limit: Option<Duration>) -> Heartbeat {
+        let record = self.vsock.record();
+        let ended = || self.ended.load(Ordering::Acquire);
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let in_time = record.wait_until(deadline, || record.heartbeat() || ended());
+        match record.heartbeat() {
+            true => Heartbeat::Came,
+            false if in_time => Heartbeat::Ended,
+            false => Heartbeat::Late,
+        }
     }
 
     /// Waits for the guest's end, at most `limit`; then QEMU is killed.

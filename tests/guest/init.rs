@@ -222,6 +222,15 @@ fn local_cid() -> io::Result<()> {
     Ok(())
 }
 
+/// More on the console than any launcher keeps.
+fn flood() -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for number in 0..150_000 {
+        writeln!(out, "line {number}")?;
+    }
+    out.flush()
+}
+
 fn scenario(word: &str) -> io::Result<()> {
     match word {
         "cid" => local_cid(),
@@ -235,6 +244,7 @@ fn scenario(word: &str) -> io::Result<()> {
         "slow-reader" => slow_reader(5002, 8 << 20),
         "parting-words" => parting_words(5003, 1 << 20),
         "serve" => serve(6000),
+        "flood" => flood(),
         "exit-7" => report(b"EIF\x01\x00\x07\x00\x00"),
         "signal-9" => report(b"EIF\x01\x01\x09\x00\x00"),
         "failed" => report(b"EIF\x01\x02\x00\x00\x02eif-init: chdir \"/srv\": ENOENT"),

@@ -1,11 +1,14 @@
 //! A guest for the tests of `launch`: our kernel, and the program `init.rs` beside this file as PID 1.
 #![allow(dead_code, reason = "every test file includes all of it and uses a part")]
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use eif::Arch;
+use eif::eif::{Options, Writer};
 
 use crate::common::real_cache;
 
@@ -27,6 +30,23 @@ pub fn ramdisk() -> &'static Path {
         std::fs::remove_file(program).unwrap();
         ramdisk
     })
+}
+
+const METADATA: &[u8] = br#"{"ImageName":"guest","ImageVersion":"1","BuildMetadata":{"BuildTime":"1970-01-01T00:00:00Z",
+"BuildTool":"test","BuildToolVersion":"1","OperatingSystem":"Linux","KernelVersion":"6"},"DockerInfo":null,"CustomMetadata":null}"#;
+
+/// An `.eif` at that path whose init plays these scenarios.
+pub fn image(path: PathBuf, scenarios: &str) -> PathBuf {
+    let options = Options { arch: Arch::X86_64, threads: 1 };
+    let mut writer = Writer::new(File::create(&path).unwrap(), options).unwrap();
+    writer.kernel(&mut File::open(kernel()).unwrap()).unwrap();
+    writer.cmdline(format!("console=ttyS0 quiet scenarios={scenarios}").as_bytes()).unwrap();
+    writer.metadata(METADATA).unwrap();
+    let mut section = writer.ramdisk().unwrap();
+    section.write_all(&std::fs::read(ramdisk()).unwrap()).unwrap();
+    drop(section);
+    writer.finish().unwrap();
+    path
 }
 
 /// Compiles a file beside this one into a static program.

@@ -14,6 +14,8 @@ use crate::launch::nitro::{self, Device, Errno};
 const DEVICE: &str = "nitro_enclaves";
 /// The pool of CPUs, below /sys: a list as in `1,3,5-7`.
 const POOL: &str = "module/nitro_enclaves/parameters/ne_cpus";
+/// Where the firmware of an EC2 instance tells its id, below /sys.
+const INSTANCE: &str = "devices/virtual/dmi/id/board_asset_tag";
 /// Where /sys tells of huge pages, whatever their node.
 const HUGE_PAGES: &str = "kernel/mm/hugepages";
 /// More CPUs than any machine has: a range in /sys is not trusted to be short.
@@ -66,6 +68,13 @@ impl Host {
                 Err(Error::Open { path, errno })
             }
         }
+    }
+
+    /// The id of the EC2 instance; zeros where this is none, as in nitro-cli.
+    pub fn instance(&self) -> String {
+        let tag = fs::read_to_string(self.sys.join(INSTANCE)).unwrap_or_default();
+        let known = tag.trim().strip_prefix("i-").filter(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        format!("i-{}", known.unwrap_or("0000000000000000"))
     }
 
     /// The CPUs that enclaves may have, whether one has them or not, in the list's order.

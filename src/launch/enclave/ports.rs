@@ -11,10 +11,9 @@
 //!
 //! The heartbeat's listener is given up as soon as the heartbeat has come: nitro-cli wants the port for each boot.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -28,6 +27,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 use super::error::Error;
 use super::mail::{self, Message};
 use super::parent::Parent;
+use crate::launch::private;
 use crate::launch::vsock::{Answer, HEARTBEAT_PORT, Record, STATUS_PORT, Service};
 
 /// Where a launcher without a port waits for it, between two looks.
@@ -84,7 +84,7 @@ impl Ports {
     /// # Errors
     /// Port 9000 stays in use; the folder is not private; no sockets or threads are left.
     pub fn join(folder: &Path, parent: Arc<dyn Parent>, limit: Duration) -> Result<Self, Error> {
-        prepare(folder)?;
+        private::folder(folder).map_err(Error::io(format!("using {}", folder.display())))?;
         let deadline = Instant::now() + limit;
         loop {
             if let Some(ports) = Self::attempt(folder, &parent)? {
@@ -232,22 +232,6 @@ fn listen(parent: &dyn Parent, port: u32) -> Result<Option<OwnedFd>, Error> {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
         Err(error) => Err(Error::io(format!("listening at vsock port {port}"))(error)),
     }
-}
-
-/// Makes the folder, or checks that it is this user's alone: whoever can write there gets enclaves' connections.
-fn prepare(folder: &Path) -> Result<(), Error> {
-    let failed = || Error::io(format!("using {}", folder.display()));
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed()(error)),
-        _ => {}
-    }
-    let found = fs::symlink_metadata(folder).map_err(failed())?;
-    let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0;
-    if ours {
-        return Ok(());
-    }
-    let source = io::Error::new(io::ErrorKind::PermissionDenied, "it is not a folder of this user's alone (mode 0700)");
-    Err(failed()(source))
 }
 
 /// Collects listeners of launchers that run; sockets of dead ones are removed.

@@ -192,7 +192,7 @@ fn a_folder_that_others_can_enter_is_refused() {
     let made = folder();
     let below = made.path().join("ports");
     Ports::join(&below, parent(), AT_ONCE).map(drop).unwrap();
-    assert_eq!(fs::metadata(&below).unwrap().mode() & 0o777, 0o700);
+    assert_eq!(fs::metadata(&below).unwrap().permissions().mode() & 0o777, 0o700);
     let long = made.path().join("x".repeat(90));
     let error = Ports::join(&long, parent(), AT_ONCE).err().unwrap();
     assert!(error.to_string().starts_with("binding "), "{error}");

@@ -63,13 +63,14 @@ struct Shared {
 }
 
 impl Vsock {
-    /// Binds the device's socket in a private folder, and `config.prefix`, and starts the thread.
+    /// Binds the device's socket in a temporary folder, or in `place` if its path is short enough for a socket, and
+    /// `config.prefix`, and starts the thread.
     ///
     /// # Errors
     /// A socket cannot be bound (its name is in the error), or the process has no descriptors or threads left.
-    pub fn start(config: Config) -> io::Result<Self> {
+    pub fn start(config: Config, place: Option<&Path>) -> io::Result<Self> {
         check_prefix(&config)?;
-        let folder = private_folder()?;
+        let folder = private_folder(place)?;
         let socket = folder.path().join("vsock");
         let listener = UnixListener::bind(&socket).map_err(|error| named(&socket, error))?;
         let record = Arc::new(Record::default());
@@ -161,17 +162,18 @@ fn knocks(listener: &UnixListener, asleep: &UnixStream) -> bool {
 }
 
 /// A folder that only this user can enter, with a path short enough for a socket in it.
-fn private_folder() -> io::Result<TempDir> {
+fn private_folder(place: Option<&Path>) -> io::Result<TempDir> {
     let builder = || {
         let mut builder = tempfile::Builder::new();
         builder.prefix("eif-");
         builder
     };
-    let folder = builder().tempdir()?;
-    if folder.path().as_os_str().len() + "/vsock".len() <= MAX_SOCKET_PATH {
-        return Ok(folder);
-    }
-    builder().tempdir_in("/tmp")
+    let short = |folder: &TempDir| folder.path().as_os_str().len() + "/vsock".len() <= MAX_SOCKET_PATH;
+    let folder = match place {
+        Some(place) => builder().tempdir_in(place)?,
+        None => builder().tempdir()?,
+    };
+    if short(&folder) { Ok(folder) } else { builder().tempdir_in("/tmp") }
 }
 
 fn check_prefix(config: &Config) -> io::Result<()> {

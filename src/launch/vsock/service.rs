@@ -6,8 +6,9 @@
     clippy::unwrap_used
 )]
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use eif_init::report::{self, End, HEAD};
 pub use eif_init::report::{HEARTBEAT, HEARTBEAT_PORT};
@@ -22,6 +23,7 @@ pub const STATUS_PORT: u32 = report::PORT;
 pub struct Record {
     heartbeat: AtomicBool,
     report: Mutex<Option<Report>>,
+    news: Condvar,
 }
 
 /// The init's last word.
@@ -44,8 +46,35 @@ impl Record {
         self.report.lock().unwrap_or_else(|broken| broken.into_inner()).clone()
     }
 
+    /// Waits until `enough` says so; asked again after each word of the guest and each [`Record::nudge`]. False at the
+    /// deadline.
+    pub fn wait_until(&self, deadline: Option<Instant>, mut enough: impl FnMut() -> bool) -> bool {
+        // Words are told under this lock, so none is missed between the question and the sleep.
+        let mut told = self.report.lock().unwrap_or_else(|broken| broken.into_inner());
+        while !enough() {
+            told = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => return false,
+                Some(left) => self.news.wait_timeout(told, left).unwrap_or_else(|broken| broken.into_inner()).0,
+                None => self.news.wait(told).unwrap_or_else(|broken| broken.into_inner()),
+            };
+        }
+        true
+    }
+
+    /// Lets whoever waits ask again: something else has changed.
+    pub fn nudge(&self) {
+        drop(self.report.lock().unwrap_or_else(|broken| broken.into_inner()));
+        self.news.notify_all();
+    }
+
+    fn set_heartbeat(&self) {
+        self.heartbeat.store(true, Ordering::Release);
+        self.nudge();
+    }
+
     fn set_report(&self, report: Report) {
         *self.report.lock().unwrap_or_else(|broken| broken.into_inner()) = Some(report);
+        self.news.notify_all();
     }
 }
 
@@ -97,7 +126,7 @@ impl Service {
         match bytes.first() {
             None => Answer::Silence,
             Some(&HEARTBEAT) => {
-                record.heartbeat.store(true, Ordering::Release);
+                record.set_heartbeat();
                 *self = Self::Done;
                 Answer::Byte(HEARTBEAT)
             }

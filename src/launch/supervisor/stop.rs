@@ -1,0 +1,66 @@
+//! The wish that an enclave may end: it can be uttered before there is an enclave, and by anyone.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+
+/// Ends the machine.
+type Stopper = Box<dyn Fn() + Send>;
+
+/// The wish. All copies are one.
+#[derive(Clone)]
+pub struct Stop(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    /// Readable for ever once it has been uttered.
+    bell: OwnedFd,
+}
+
+#[derive(Default)]
+struct State {
+    asked: bool,
+    stopper: Option<Stopper>,
+}
+
+impl Stop {
+    /// Nobody wants the end yet.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> Result<Self, Errno> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self(Arc::new(Inner { state: Mutex::default(), bell })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(|broken| broken.into_inner())
+    }
+
+    /// Utters it.
+    pub fn ask(&self) {
+        let mut state = self.state();
+        state.asked = true;
+        // A full counter has rung already.
+        let _rung = rustix::io::write(&self.0.bell, &1_u64.to_ne_bytes());
+        if let Some(stopper) = &state.stopper {
+            stopper();
+        }
+    }
+
+    /// Says how the machine is ended; at once, if that is what was asked for meanwhile.
+    pub fn set(&self, stopper: Stopper) {
+        let mut state = self.state();
+        if state.asked {
+            stopper();
+        }
+        state.stopper = Some(stopper);
+    }
+
+    /// Readable once it has been uttered.
+    pub fn bell(&self) -> &OwnedFd {
+        &self.0.bell
+    }
+}
