@@ -9,6 +9,7 @@ mod guest;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -124,4 +125,23 @@ fn certify(env: &TestEnv) {
     let mut openssl = env.command_of("openssl", &words.split_whitespace().collect::<Vec<_>>());
     let made = openssl.output().expect("install the package openssl");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// Where the installed QEMU has that machine, `eif run` uses it: the file boots as it is, with a security module.
+#[test]
+fn eif_run_takes_that_machine_where_it_is() {
+    let env = TestEnv::with_kernels();
+    let file = built(&env);
+    fs::create_dir(env.path("bin")).unwrap();
+    // As a package would install it: with its firmware at the place where it looks.
+    let script = format!("#!/bin/sh\nexec {} -L /usr/share/qemu \"$@\"\n", qemu().display());
+    env.write("bin/qemu-system-x86_64", script);
+    fs::set_permissions(env.path("bin/qemu-system-x86_64"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", env.path("bin").display());
+    let env = env.variable("PATH", path);
+    let run = env.eif(&["run", file.to_str().unwrap(), "--backend", "qemu", "--attach"]).success();
+    let told: Vec<_> = run.stdout().lines().filter_map(|line| line.trim_end().split_once(' ')).collect();
+    for (name, value) in expected(&env, &[&["nsm.eif"]]) {
+        assert!(told.contains(&(name.as_str(), value.as_str())), "{name} {value}\n{run:#?}");
+    }
 }

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::ui::Ui;
 
 /// The device by which an EC2 instance starts enclaves.
-const NITRO_DEVICE: &str = "/dev/nitro_enclaves";
+pub const NITRO_DEVICE: &str = "/dev/nitro_enclaves";
 
 #[derive(clap::Args)]
 #[command(

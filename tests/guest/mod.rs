@@ -42,9 +42,7 @@ pub fn image(path: PathBuf, scenarios: &str) -> PathBuf {
     writer.kernel(&mut File::open(kernel()).unwrap()).unwrap();
     writer.cmdline(format!("console=ttyS0 quiet scenarios={scenarios}").as_bytes()).unwrap();
     writer.metadata(METADATA).unwrap();
-    let mut section = writer.ramdisk().unwrap();
-    section.write_all(&std::fs::read(ramdisk()).unwrap()).unwrap();
-    drop(section);
+    writer.ramdisk().unwrap().write_all(&std::fs::read(ramdisk()).unwrap()).unwrap();
     writer.finish().unwrap();
     path
 }

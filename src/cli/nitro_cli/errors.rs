@@ -108,15 +108,32 @@ const TABLE: [(&str, &str); 60] = [
 
 /// The codes that are given here; the number is the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "enclaves run on Linux"))]
 pub enum Code {
     MissingArgument = 1,
+    ConflictingArguments = 2,
+    InvalidArgument = 3,
+    ProcessSpawn = 5,
+    ReadFromDisk = 7,
     Serde = 17,
     FileOperation = 19,
+    NoSuchCpu = 21,
+    InsufficientCpus = 22,
+    InsufficientMemoryRequested = 26,
+    InsufficientMemoryAvailable = 27,
+    Ioctl = 29,
     EifParsing = 35,
+    EnclaveBoot = 36,
+    ProcessCommand = 38,
+    ProcessConnection = 39,
+    SocketPath = 40,
+    ConsoleConnection = 44,
+    ConsoleRead = 45,
     EifBuilding = 48,
     DockerBuild = 49,
     DockerPull = 50,
     Hasher = 57,
+    Naming = 58,
 }
 
 impl Code {

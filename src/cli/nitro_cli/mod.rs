@@ -5,9 +5,13 @@
 
 mod build_enclave;
 mod describe_eif;
+#[cfg(target_os = "linux")]
+mod enclaves;
 mod errors;
 mod explain;
 mod pcr;
+#[cfg(target_os = "linux")]
+mod run_enclave;
 mod sign_eif;
 
 use std::ffi::{OsStr, OsString};
@@ -32,6 +36,14 @@ struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     BuildEnclave(build_enclave::Args),
+    #[cfg(target_os = "linux")]
+    RunEnclave(run_enclave::Args),
+    #[cfg(target_os = "linux")]
+    DescribeEnclaves(enclaves::Describe),
+    #[cfg(target_os = "linux")]
+    Console(enclaves::Console),
+    #[cfg(target_os = "linux")]
+    TerminateEnclave(enclaves::Terminate),
     DescribeEif(describe_eif::Args),
     Pcr(pcr::Args),
     SignEif(sign_eif::Args),
@@ -74,6 +86,14 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
 pub fn run(command: Command, ui: &mut Ui) -> ExitCode {
     let (action, ended) = match command {
         Command::BuildEnclave(args) => ("Build Enclave", build_enclave::run(args, ui)),
+        #[cfg(target_os = "linux")]
+        Command::RunEnclave(args) => ("Run Enclave", run_enclave::run(args, ui)),
+        #[cfg(target_os = "linux")]
+        Command::DescribeEnclaves(args) => ("Describe Enclaves", enclaves::describe(&args, ui)),
+        #[cfg(target_os = "linux")]
+        Command::Console(args) => ("Enclave Console", enclaves::console(&args)),
+        #[cfg(target_os = "linux")]
+        Command::TerminateEnclave(args) => ("Terminate Enclave", enclaves::terminate(&args, ui)),
         Command::DescribeEif(args) => ("Describe EIF", describe_eif::run(&args, ui)),
         Command::Pcr(args) => ("File PCR", pcr::run(&args, ui)),
         Command::SignEif(args) => ("Sign EIF", sign_eif::run(&args, ui)),
