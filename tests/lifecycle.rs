@@ -42,7 +42,7 @@ impl World {
 
     /// Processes of this world: they all have its folder in their environment.
     fn processes(&self) -> Vec<u32> {
-        let own = format!("XDG_RUNTIME_DIR={}", self.0.path("../run").display()).replace("/work/../", "/");
+        let own = format!("TMPDIR={}", self.0.tmp().display());
         let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
         let mine = |process: &u32| {
             let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
