@@ -47,7 +47,7 @@ fn built(env: &TestEnv) -> PathBuf {
 
 /// The machine with this file, to its end. `further` are further properties of the machine.
 fn boot(env: &TestEnv, file: &Path, further: &str) -> Ended {
-    let vsock = Vsock::start(Config { guest_cid: 16, heartbeat: true, prefix: None }, None).unwrap();
+    let vsock = Vsock::start(Config { guest_cid: 16, heartbeat: true, ..Config::default() }, None).unwrap();
     let socket = format!("socket,id=vsock,path={}", vsock.socket().display());
     let machine = format!("nitro-enclave,vsock=vsock{further}");
     let mut command = env.command_of("setpriv", &["--pdeathsig", "KILL", "--"]);

@@ -24,7 +24,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::console::Console;
 use super::outcome::{Ending, Outcome, Watcher};
 use super::parts::Parts;
-use super::vsock::{Config, Record, Vsock};
+use super::vsock::{Config, Record, Role, Vsock};
 use crate::{Arch, Refusal};
 
 /// Appended to the EIF's command line. microvm has no reset line but the triple fault, and a panic has to end it. The
@@ -182,8 +182,12 @@ impl Machine {
     pub fn start(self, watcher: Watcher) -> Result<Guest, Error> {
         self.check_cmdline()?;
         let program = program(self.arch)?;
-        let config =
-            Config { guest_cid: self.cid.into(), heartbeat: self.heartbeat, prefix: self.vsock_prefix.clone() };
+        let config = Config {
+            guest_cid: self.cid.into(),
+            heartbeat: self.heartbeat,
+            prefix: self.vsock_prefix.clone(),
+            role: Role::Enclave,
+        };
         let vsock = Vsock::start(config, self.folder.as_deref()).map_err(io_error("starting the vsock device"))?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", program]).args(self.arguments(&vsock));

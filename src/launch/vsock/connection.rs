@@ -24,9 +24,11 @@ use super::service::{Answer, Record, Service};
 /// Bytes that one connection holds for the host: the credit that the guest gets.
 pub const BUFFER: u32 = 128 * 1024;
 
-/// The two ports of a connection; the CIDs are the same for all.
+/// What tells a connection from the others of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ports {
+    /// CID that the host's side has for the guest.
+    pub peer: u64,
     /// Port of the parent.
     pub host: u32,
     /// Port of the guest.
@@ -157,7 +159,7 @@ pub struct Connection {
 impl Connection {
     /// The guest has connected; the answer is pending.
     pub fn accepted(header: &Header, end: End) -> Self {
-        let ports = Ports { host: header.dst_port, guest: header.src_port };
+        let ports = Ports { peer: header.dst_cid, host: header.dst_port, guest: header.src_port };
         let mut new = Self::new(ports, end);
         new.credit.heard(header);
         new.established = true;

@@ -358,7 +358,7 @@ mod tests {
         fn new() -> Self {
             let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
             let memory = GuestMemoryAtomic::new(memory);
-            let config = Config { guest_cid: 16, heartbeat: true, prefix: None };
+            let config = Config { guest_cid: 16, heartbeat: true, ..Config::default() };
             let mut device = Device::new(Switch::new(config, Arc::default()).unwrap(), 16).unwrap();
             device.update_memory(memory.clone()).unwrap();
             let vrings = [RX, TX, Ring { base: 0x3_0000 }].map(|ring| ring.vring(&memory)).to_vec();

@@ -33,7 +33,7 @@ use vmm_sys_util::epoll::EventSet;
 
 pub(super) use self::service::{Answer, Service};
 pub use self::service::{HEARTBEAT, HEARTBEAT_PORT, Record, Report, STATUS_PORT};
-pub use self::switch::{Config, MAX_CONNECTIONS, PARENT_CID};
+pub use self::switch::{Config, MAX_CONNECTIONS, PARENT_CID, Role};
 
 use self::device::Device;
 use self::switch::Switch;

@@ -29,8 +29,8 @@ pub const MAX_CONNECTIONS: usize = 1024;
 const MAX_RESETS: usize = 1024;
 /// First port of the parent for connections into the guest (firecracker's choice).
 const FIRST_HOST_PORT: u32 = 1 << 30;
-/// `CONNECT 4294967295\n`
-const MAX_GREETING: usize = 19;
+/// `CONNECT 4294967295 4294967295`
+const MAX_GREETING: usize = 30;
 const LISTENER: u64 = 0;
 /// Time that the host's readers have, all together, to take what is left when the guest has ended.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -45,6 +45,19 @@ pub struct Config {
     /// A connection of the guest to port P of the parent goes to the unix socket `<prefix>_P`; one to the unix socket
     /// `<prefix>` that begins with `CONNECT P\n` goes to port P of the guest.
     pub prefix: Option<PathBuf>,
+    /// Who the guest is.
+    pub role: Role,
+}
+
+/// Who a guest is, and so whom it can talk to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Role {
+    /// An enclave: it knows nobody but its parent.
+    #[default]
+    Enclave,
+    /// The parent itself, as a test of the driver has it: port P of CID C is the unix socket `<prefix>_<C>_<P>`, and a
+    /// connection from CID C begins with `CONNECT P C\n`. Nothing is answered here.
+    Parent,
 }
 
 #[derive(Debug)]
@@ -112,8 +125,9 @@ impl Switch {
         if header.src_cid != self.config.guest_cid {
             return;
         }
-        let ports = Ports { host: header.dst_port, guest: header.src_port };
-        let ours = header.dst_cid == PARENT_CID && header.kind == STREAM;
+        let ports = Ports { peer: header.dst_cid, host: header.dst_port, guest: header.src_port };
+        let known = header.dst_cid == PARENT_CID || self.config.role == Role::Parent;
+        let ours = known && header.kind == STREAM;
         match self.tokens.get(&ports) {
             Some(&token) if ours => self.packet(token, header, payload),
             None if ours && header.op == Op::Request as u16 => self.connect(header),
@@ -140,7 +154,7 @@ impl Switch {
     }
 
     fn connect(&mut self, header: &Header) {
-        match self.end_for(header.dst_port) {
+        match self.end_for(header.dst_cid, header.dst_port) {
             Some(end) => {
                 if self.insert_open(Connection::accepted(header, end)).is_none() {
                     self.refuse(header);
@@ -150,13 +164,17 @@ impl Switch {
         }
     }
 
-    /// What listens at that port of the parent now.
-    fn end_for(&self, port: u32) -> Option<End> {
-        if let Some(service) = Service::at(port, self.config.heartbeat) {
-            return Some(End::Service(service));
-        }
+    /// What listens at that port now.
+    fn end_for(&self, cid: u64, port: u32) -> Option<End> {
+        let suffix = match self.config.role {
+            Role::Enclave => match Service::at(port, self.config.heartbeat) {
+                Some(service) => return Some(End::Service(service)),
+                None => format!("_{port}"),
+            },
+            Role::Parent => format!("_{cid}_{port}"),
+        };
         let mut path = self.config.prefix.clone()?.into_os_string();
-        path.push(format!("_{port}"));
+        path.push(suffix);
         dial(Path::new(&path)).ok().map(End::Stream)
     }
 
@@ -257,23 +275,24 @@ impl Switch {
         let Some(Slot::Greeting(stream, line)) = self.slots.get_mut(&token) else { return };
         let Some(outcome) = read_greeting(stream, line) else { return };
         let Some(Slot::Greeting(stream, _)) = self.slots.remove(&token) else { return };
-        if let Some(guest) = outcome {
-            let host = self.free_port(guest);
+        let outcome = outcome.and_then(|line| parse_greeting(&line, self.config.role));
+        if let Some((guest, peer)) = outcome {
+            let ports = self.free_port(peer, guest);
             // The same token and registration: only the slot's meaning changes.
-            let connection = Connection::requested(Ports { host, guest }, stream);
+            let connection = Connection::requested(ports, stream);
             self.tokens.insert(connection.ports, token);
             self.slots.insert(token, Slot::Open(connection));
             self.enqueue(token);
         }
     }
 
-    /// A port of the parent that no connection to that port of the guest uses.
-    fn free_port(&mut self, guest: u32) -> u32 {
+    /// A port of the peer that no connection to that port of the guest uses.
+    fn free_port(&mut self, peer: u64, guest: u32) -> Ports {
         loop {
-            let host = self.next_port;
-            self.next_port = host.checked_add(1).unwrap_or(FIRST_HOST_PORT);
-            if !self.tokens.contains_key(&Ports { host, guest }) {
-                return host;
+            let ports = Ports { peer, host: self.next_port, guest };
+            self.next_port = ports.host.checked_add(1).unwrap_or(FIRST_HOST_PORT);
+            if !self.tokens.contains_key(&ports) {
+                return ports;
             }
         }
     }
@@ -288,7 +307,7 @@ impl Switch {
             connection.queued = false;
             let Some(out) = connection.next(buffer) else { continue };
             let mut header = Header {
-                src_cid: PARENT_CID,
+                src_cid: connection.ports.peer,
                 dst_cid: self.config.guest_cid,
                 src_port: connection.ports.host,
                 dst_port: connection.ports.guest,
@@ -387,24 +406,32 @@ fn dial(path: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(socket))
 }
 
-/// Reads `CONNECT <port>\n` byte by byte, so that nothing behind it is taken. `None`: not yet complete;
-/// `Some(None)`: that is no greeting.
-fn read_greeting(stream: &mut UnixStream, line: &mut Vec<u8>) -> Option<Option<u32>> {
+/// Reads a line byte by byte, so that nothing behind it is taken. `None`: not yet complete; `Some(None)`: that is no
+/// greeting.
+fn read_greeting(stream: &mut UnixStream, line: &mut Vec<u8>) -> Option<Option<Vec<u8>>> {
     let mut byte = [0_u8];
     loop {
         match stream.read(&mut byte) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Ok(0) | Err(_) => return Some(None),
-            Ok(_) if byte == *b"\n" => return Some(parse_greeting(line)),
+            Ok(_) if byte == *b"\n" => return Some(Some(std::mem::take(line))),
             Ok(_) if line.len() >= MAX_GREETING => return Some(None),
             Ok(_) => line.extend(byte),
         }
     }
 }
 
-fn parse_greeting(line: &[u8]) -> Option<u32> {
-    std::str::from_utf8(line).ok()?.strip_prefix("CONNECT ")?.parse().ok()
+/// The guest's port of `CONNECT <port>`, or of `CONNECT <port> <cid>` in a parent, and who connects to it.
+fn parse_greeting(line: &[u8], role: Role) -> Option<(u32, u64)> {
+    let rest = std::str::from_utf8(line).ok()?.strip_prefix("CONNECT ")?;
+    match role {
+        Role::Enclave => Some((rest.parse().ok()?, PARENT_CID)),
+        Role::Parent => {
+            let (port, cid) = rest.split_once(' ')?;
+            Some((port.parse().ok()?, cid.parse().ok()?))
+        }
+    }
 }
 
 /// Writes what the socket takes now. True when there is nothing more to do.

@@ -22,7 +22,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let prefix = folder.path().join("v");
         let listener = UnixListener::bind(folder.path().join(format!("v_{PORT}"))).unwrap();
-        let config = Config { guest_cid: GUEST, heartbeat: true, prefix: Some(prefix) };
+        let config = Config { guest_cid: GUEST, heartbeat: true, prefix: Some(prefix), ..Config::default() };
         Self { switch: Switch::new(config, Arc::default()).unwrap(), listener, folder }
     }
 
