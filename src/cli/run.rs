@@ -58,6 +58,9 @@ pub struct Args {
     /// Answer no heartbeat: what does the enclave do without a launcher?
     #[arg(long, hide = true)]
     no_heartbeat: bool,
+    /// Seconds that the heartbeat may take, instead of nitro-cli's measure
+    #[arg(long, hide = true)]
+    boot_limit: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -150,6 +153,7 @@ mod enclave {
             debug: args.debug,
             vsock,
             no_heartbeat: args.no_heartbeat,
+            boot_limit: args.boot_limit,
             attached,
         };
         let started = supervise::start(&order)?;

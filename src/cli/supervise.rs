@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use eif::launch::enclave::Cpus;
 use eif::launch::supervisor::{DETACH, End, Ground, Name, Order, Owner, Reply, State, Told, replies, supervise};
@@ -52,6 +53,9 @@ pub struct Args {
     /// Answer no heartbeat
     #[arg(long)]
     pub no_heartbeat: bool,
+    /// Seconds that the heartbeat may take
+    #[arg(long)]
+    pub boot_limit: Option<u64>,
     /// The owner reads the console from stdout
     #[arg(long)]
     pub attached: bool,
@@ -62,8 +66,12 @@ impl Args {
     fn words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["supervise".into(), "--name".into(), self.name.clone().into()];
         words.extend(["--backend".into(), self.backend.name().into()]);
-        let numbers =
-            [("--memory", self.memory), ("--cpus", self.cpus.map(u64::from)), ("--cid", self.cid.map(u64::from))];
+        let numbers = [
+            ("--memory", self.memory),
+            ("--cpus", self.cpus.map(u64::from)),
+            ("--cid", self.cid.map(u64::from)),
+            ("--boot-limit", self.boot_limit),
+        ];
         for (flag, number) in numbers {
             words.extend(number.into_iter().flat_map(|number| [flag.into(), number.to_string().into()]));
         }
@@ -98,6 +106,7 @@ impl Args {
             memory_mib,
             cid,
             debug: self.debug,
+            boot_limit: self.boot_limit.map(Duration::from_secs),
             on,
         })
     }
@@ -239,7 +248,7 @@ mod tests {
         let lines = [
             "eif --name a --backend qemu x.eif",
             "eif --name b --numbered --backend nitro --memory 300 --cpu-ids 1 3 --cid 77 --debug --attached -- -x.eif",
-            "eif --name c --backend qemu --cpus 2 --vsock s --no-heartbeat y.eif",
+            "eif --name c --backend qemu --cpus 2 --vsock s --no-heartbeat --boot-limit 5 y.eif",
         ];
         for line in lines {
             let heard = Whole::try_parse_from(line.split(' ')).unwrap().args;

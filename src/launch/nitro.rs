@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Setter, Updater, ioctl, opcode};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use rustix::{fs, io};
 
 pub use rustix::io::Errno;
@@ -111,15 +111,17 @@ impl Device {
     pub fn create(&self) -> Result<Slot, Errno> {
         // SAFETY: `CreateVm` says what this ioctl reads and writes.
         let (fd, number) = unsafe { ioctl(&self.0, CreateVm(0)) }?;
-        Ok(Slot { fd, number })
+        Ok(Slot { fd, number, pages: Vec::new() })
     }
 }
 
 /// A created, not yet started enclave. Dropping it gives CPUs and memory back.
 #[derive(Debug)]
 pub struct Slot {
+    // Dropped in this order: see `Running`.
     fd: OwnedFd,
     number: u64,
+    pages: Vec<Pages>,
 }
 
 impl Slot {
@@ -144,12 +146,13 @@ impl Slot {
     ///
     /// # Errors
     /// The kernel's number.
-    pub fn add_memory(&mut self, pages: Pages) -> Result<Given, Errno> {
+    pub fn add_memory(&mut self, pages: Pages) -> Result<(), Errno> {
         let region =
             UserMemoryRegion { flags: 0, memory_size: pages.length as u64, userspace_addr: pages.start as u64 };
+        self.pages.push(pages);
         // SAFETY: the number takes a pointer to this struct. The pages are mapped, and no reference to them is left.
         unsafe { ioctl(&self.fd, Setter::<SET_USER_MEMORY_REGION, _>::new(region)) }?;
-        Ok(Given { _pages: pages })
+        self.pages.last().map_or(Ok(()), Pages::seal)
     }
 
     /// `NE_ADD_VCPU`: gives a CPU of the pool; `None` lets the driver choose, whole cores one after the other. Returns
@@ -178,26 +181,34 @@ impl Slot {
         // SAFETY: the number takes a pointer to this struct.
         unsafe { ioctl(&self.fd, Updater::<START_ENCLAVE, _>::new(&mut info)) }?;
         let cid = u32::try_from(info.enclave_cid).map_err(|_| Errno::OVERFLOW)?;
-        Ok((Running(self.fd), cid))
+        Ok((Running { fd: self.fd, _pages: self.pages }, cid))
     }
 }
 
 /// A started enclave. Dropping it ends the enclave, unless a forked child still has the descriptor. Polled, it says HUP
 /// when the enclave has ended, for ever after, and nothing else.
+///
+/// Its pages stay mapped until the driver has let go of them. Linux (6.12, `__unmap_hugepage_range`) takes a huge page's
+/// reservation back when it is unmapped and counts it when the page is freed; in between `resv_hugepages` is below zero,
+/// and whoever reads there how many pages are free, another launch of ours included, finds none.
 #[derive(Debug)]
-pub struct Running(OwnedFd);
+pub struct Running {
+    // Dropped in this order.
+    fd: OwnedFd,
+    _pages: Vec<Pages>,
+}
 
 #[cfg(test)]
 impl Running {
     /// Plays an enclave, for tests: it has ended when the other end of this socket or pipe is closed.
     pub fn played(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self { fd, _pages: Vec::new() }
     }
 }
 
 impl AsFd for Running {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -208,15 +219,10 @@ pub struct Pages {
     length: usize,
 }
 
-/// Pages that an enclave has. They must not be touched any more; dropping it unmaps them, and the driver keeps them until
-/// the enclave has ended.
-#[derive(Debug)]
-pub struct Given {
-    _pages: Pages,
-}
-
 // SAFETY: the mapping belongs to this value alone, and to no thread.
 unsafe impl Send for Pages {}
+// SAFETY: a shared reference gives no access to the memory.
+unsafe impl Sync for Pages {}
 
 impl Pages {
     /// Maps `count` pages of `size` bytes of this NUMA node, and has each of them filled: a page that is missing is an
@@ -268,6 +274,15 @@ impl Pages {
             io::read(&zeros, std::slice::from_mut(first))?;
         }
         Ok(())
+    }
+
+    /// Closes the memory to this process, and keeps it out of dumps: it is an enclave's from now on.
+    fn seal(&self) -> Result<(), Errno> {
+        // SAFETY: the range is the mapping's, and no reference to it is left: whoever seals it has given it away.
+        unsafe {
+            madvise(self.start, self.length, Advice::LinuxDontDump)?;
+            mprotect(self.start, self.length, MprotectFlags::empty())
+        }
     }
 
     /// The memory. It is there: see [`Pages::map`].
@@ -370,7 +385,7 @@ mod tests {
 
     #[test]
     fn calls_on_a_wrong_descriptor_fail_and_cpu_0_is_no_choice() {
-        let mut slot = Slot { fd: File::open("/dev/null").unwrap().into(), number: 7 };
+        let mut slot = Slot { fd: File::open("/dev/null").unwrap().into(), number: 7, pages: Vec::new() };
         assert_eq!(slot.load_offset(), Err(Errno::NOTTY));
         assert_eq!(slot.add_cpu(None), Err(Errno::NOTTY));
         assert_eq!(slot.add_cpu(Some(0)), Err(Errno::INVAL));
@@ -412,12 +427,27 @@ mod tests {
         assert_eq!(pages.bytes().iter().map(|&byte| usize::from(byte)).sum::<usize>(), 1);
     }
 
+    /// `dd` of `VmFlags` in /proc/self/smaps: not in a dump.
+    #[test]
+    fn what_is_sealed_is_closed_and_in_no_dump() {
+        let pages = Pages::anonymous(16 * 4096, MapFlags::PRIVATE).unwrap();
+        let start = format!("{:x}-", pages.start as usize);
+        let flags = || {
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let own = maps.lines().skip_while(|line| !line.starts_with(&start));
+            own.skip(1).find(|line| line.starts_with("VmFlags:")).unwrap().to_owned() + " "
+        };
+        assert!(flags().contains(" rd wr ") && !flags().contains(" dd "), "{}", flags());
+        pages.seal().unwrap();
+        assert!(!flags().contains(" rd ") && flags().contains(" dd "), "{}", flags());
+    }
+
     /// What makes [`Pages::fill`] safe: a read into memory that is not there is refused, and kills nobody.
     #[test]
     fn memory_that_is_not_there_is_efault() {
         let mut pages = Pages::anonymous(2 * 4096, MapFlags::PRIVATE).unwrap();
         // SAFETY: the range is the mapping's; nothing refers to it.
-        unsafe { rustix::mm::mprotect(pages.start, 4096, rustix::mm::MprotectFlags::empty()) }.unwrap();
+        unsafe { mprotect(pages.start, 4096, MprotectFlags::empty()) }.unwrap();
         assert_eq!(pages.fill(4096), Err(Errno::FAULT));
     }
 }

@@ -22,17 +22,17 @@ const WINDOW: usize = 240;
 const REPLY: usize = 0;
 const EVENT: usize = 1;
 // Commands.
-const START: u32 = 1;
+pub const START: u32 = 1;
 const STOP: u32 = 3;
 const ALLOC: u32 = 4;
 const FREE: u32 = 5;
-const ADD_MEMORY: u32 = 6;
-const ADD_CPU: u32 = 7;
+pub const ADD_MEMORY: u32 = 6;
+pub const ADD_CPU: u32 = 7;
 const INFO: u32 = 10;
 
 const EINVAL: i32 = 22;
 /// Physically contiguous pieces of memory that a slot takes: our guess.
-const REGIONS: u64 = 128;
+pub const REGIONS: u64 = 128;
 /// Where an image begins in an enclave's memory (NE_IMAGE_LOAD_OFFSET).
 const IMAGE: u64 = 8 << 20;
 const RUNNING: u16 = 2;
@@ -71,6 +71,7 @@ struct State {
     /// Errors that the next commands of a kind get.
     faults: Vec<(u32, i32)>,
     stops: usize,
+    regions: Option<u64>,
 }
 
 /// The hypervisor, for a test.
@@ -101,9 +102,19 @@ impl Hypervisor {
         self.state().plays.push(play);
     }
 
-    /// The next command of that kind fails: 6 is memory, 7 a CPU, 1 the start.
+    /// The next command of that kind fails.
     pub fn fail(&self, command: u32, errno: i32) {
         self.state().faults.push((command, errno));
+    }
+
+    /// How many pieces of memory a slot takes from now on.
+    pub fn regions(&self, count: u64) {
+        self.state().regions = Some(count);
+    }
+
+    /// How many enclaves have been started.
+    pub fn starts(&self) -> usize {
+        self.state().seen.len()
     }
 
     /// Waits until so many enclaves have been started, and gives what there was of the last one.
@@ -154,13 +165,15 @@ impl Hypervisor {
                 // As wide as the real ones: they are part of an enclave's id.
                 let uid = 0x0173_dfe3_e000_0000 + state.next_slot;
                 state.slots.insert(uid, Slot::default());
-                Ok(Reply { uid, regions: REGIONS, ..Reply::default() })
+                Ok(Reply { uid, regions: state.regions.unwrap_or(REGIONS), ..Reply::default() })
             }
             FREE => state.slots.remove(&uid).map(|_| Reply::default()).ok_or(EINVAL),
             _ => {
                 let State { slots, plays, seen, stops, .. } = &mut *state;
+                let taken = slots.values().any(|slot| slot.state == RUNNING && slot.cid == words[1]);
                 let slot = slots.get_mut(&uid).ok_or(EINVAL)?;
                 match command {
+                    START if taken => Err(EINVAL),
                     ADD_MEMORY => self.add_memory(slot, words[1], words[2]),
                     ADD_CPU => {
                         slot.cpus.push(u32::try_from(words[1] & 0xffff_ffff).unwrap());

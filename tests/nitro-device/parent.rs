@@ -24,13 +24,14 @@ pub const PAGES: u64 = 160;
 
 /// What the machine does when it has booted. Its shell reads lines from the console, and says how each has ended.
 const INIT: &str = "#!/bin/sh
-export PATH=/bin HOME=/root LC_ALL=C
+export PATH=/bin HOME=/root LC_ALL=C NO_COLOR=1
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 stty -echo -onlcr
+dmesg -n 1
 echo PAGES > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 for module in vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport; do
   insmod /modules/$module.ko

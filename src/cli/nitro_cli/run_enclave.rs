@@ -161,6 +161,7 @@ fn order(config: Config, ui: &Ui) -> Result<supervise::Args, Refused> {
         debug: config.debug_mode || config.attach_console,
         vsock: None,
         no_heartbeat: false,
+        boot_limit: None,
         attached: false,
     })
 }

@@ -3,7 +3,7 @@
 use super::error::Error;
 use super::host::{self, Host};
 use super::{Cpus, Facts, Launch, memory};
-use crate::launch::nitro::{Device, Errno, Given, Pages, Running, Slot};
+use crate::launch::nitro::{Device, Errno, Pages, Running, Slot};
 
 /// Tries with other pages, when they lay in too many pieces: freed pages come back in another order.
 const TRIES: u32 = 2;
@@ -35,15 +35,13 @@ pub trait Driver {
 pub trait Created {
     /// Memory to give.
     type Pages;
-    /// Memory that was given.
-    type Given;
 
     /// See [`Slot::number`].
     fn number(&self) -> u64;
     /// See [`Slot::load_offset`].
     fn load_offset(&self) -> Result<u64, Errno>;
     /// See [`Slot::add_memory`].
-    fn add_memory(&mut self, pages: Self::Pages) -> Result<Self::Given, Errno>;
+    fn add_memory(&mut self, pages: Self::Pages) -> Result<(), Errno>;
     /// See [`Slot::add_cpu`].
     fn add_cpu(&mut self, cpu: Option<u32>) -> Result<u32, Errno>;
     /// See [`Slot::start`].
@@ -65,7 +63,6 @@ impl Driver for Device {
 
 impl Created for Slot {
     type Pages = Pages;
-    type Given = Given;
 
     fn number(&self) -> u64 {
         self.number()
@@ -75,7 +72,7 @@ impl Created for Slot {
         self.load_offset()
     }
 
-    fn add_memory(&mut self, pages: Pages) -> Result<Given, Errno> {
+    fn add_memory(&mut self, pages: Pages) -> Result<(), Errno> {
         self.add_memory(pages)
     }
 
@@ -100,7 +97,7 @@ fn attempt<D: Driver>(launch: &Launch, host: &Host, driver: &D) -> Result<(Facts
     // The pool is of one node, and so must be the memory.
     let node = host.pool()?.first().and_then(|cpu| host.node_of(*cpu));
     let mut tried = 1;
-    let Filled { mut slot, given, bytes } = loop {
+    let Filled { mut slot, bytes } = loop {
         match fill(launch, host, driver, node) {
             // The slot is gone with what it had, as the driver wants it after an error.
             Err(error) if error.errno() == Some(MAX_REGIONS) && tried < TRIES => tried += 1,
@@ -110,15 +107,12 @@ fn attempt<D: Driver>(launch: &Launch, host: &Host, driver: &D) -> Result<(Facts
     let cpu_ids = add_cpus(&launch.cpus, &mut slot)?;
     let slot_number = slot.number();
     let (running, cid) = slot.start(launch.cid, launch.debug).map_err(Error::driver("starting the enclave"))?;
-    // The driver has its own hold on the pages; nothing of this process, no dump of it either, should see them.
-    drop(given);
     Ok((Facts { cid, cpu_ids, memory_mib: bytes / MIB, slot: slot_number }, running))
 }
 
 /// An enclave with all its memory, the image in it.
-struct Filled<S: Created> {
+struct Filled<S> {
     slot: S,
-    given: Vec<S::Given>,
     bytes: u64,
 }
 
@@ -128,14 +122,13 @@ fn fill<D: Driver>(launch: &Launch, host: &Host, driver: &D, node: Option<u32>) 
     let offset = slot.load_offset().map_err(Error::driver("asking where the image goes"))?;
     memory::Loaded::read(&launch.file, launch.size, offset, &mut regions)?.check()?;
     let mut bytes = 0;
-    let mut given = Vec::new();
     for mut pages in regions {
         let size = pages.as_mut().len() as u64;
         let doing = format!("giving {} MiB to the enclave", size / MIB);
-        given.push(slot.add_memory(pages).map_err(Error::driver(doing))?);
+        slot.add_memory(pages).map_err(Error::driver(doing))?;
         bytes += size;
     }
-    Ok(Filled { slot, given, bytes })
+    Ok(Filled { slot, bytes })
 }
 
 fn add_cpus(cpus: &Cpus, slot: &mut impl Created) -> Result<Vec<u32>, Error> {

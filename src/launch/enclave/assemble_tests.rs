@@ -84,7 +84,6 @@ impl<'a> Driver for &'a Stage {
 
 impl Created for PlayedSlot<'_> {
     type Pages = Vec<u8>;
-    type Given = ();
 
     fn number(&self) -> u64 {
         0x1234

@@ -130,6 +130,9 @@ impl Host {
             };
             let folder = folder.join(&name);
             let promised = number(&folder.join("resv_hugepages")).map_err(reading())?;
+            // Below zero while an enclave has pages whose launcher has unmapped them or was killed: see
+            // `nitro::Running`. Nobody has been promised pages then.
+            let promised = if promised.cast_signed() < 0 { 0 } else { promised };
             let mut free = number(&folder.join("free_hugepages")).map_err(reading())?.saturating_sub(promised);
             if let Some(node) = node {
                 let file = self.node_folder(node).join("hugepages").join(&name).join("free_hugepages");
@@ -228,7 +231,8 @@ pub mod tests {
             ("kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "300\n"),
             ("kernel/mm/hugepages/hugepages-2048kB/resv_hugepages", "250\n"),
             ("kernel/mm/hugepages/hugepages-1048576kB/free_hugepages", "3\n"),
-            ("kernel/mm/hugepages/hugepages-1048576kB/resv_hugepages", "0\n"),
+            // 32 pages of an enclave whose launcher has let go of them.
+            ("kernel/mm/hugepages/hugepages-1048576kB/resv_hugepages", "18446744073709551584\n"),
         ])
     }
 

@@ -62,6 +62,8 @@ pub struct Order {
     pub cid: Option<u32>,
     /// Debug mode. A guest of QEMU always is.
     pub debug: bool,
+    /// How long its heartbeat may take; `None` is nitro-cli's measure.
+    pub boot_limit: Option<Duration>,
     /// Where it runs.
     pub on: Ground,
 }
@@ -179,7 +181,7 @@ impl Supervisor {
         let state = first_state(claim.name(), &order, memory_mib, &cids)?;
         let mut place = claim.settle(state).map_err(told)?;
 
-        let limit = enclave::boot_limit(eif.size(), memory_mib);
+        let limit = order.boot_limit.unwrap_or_else(|| enclave::boot_limit(eif.size(), memory_mib));
         let described = describe(&file);
         match occupy(&mut place, order, (&eif, file), memory_mib, run, &stop, console) {
             Ok((door, machine)) => {
