@@ -1,6 +1,6 @@
 //! The promise of the kernel room: the recipe's kernel is the locked one wherever it is built.
 //!
-//! The first run builds the kernel in the user's cache (minutes), and once more elsewhere; later runs take seconds.
+//! The first run builds both kernels in the user's cache (minutes), and once more elsewhere; later runs take seconds.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -14,6 +14,7 @@ use eif::{Arch, Refusal};
 
 mod common;
 
+use common::boot::on_each_architecture;
 use common::{TestEnv, real_cache};
 
 #[expect(clippy::disallowed_methods, reason = "kernels are built with the tools that this user has")]
@@ -43,10 +44,15 @@ fn refused(error: &kernel::Error) -> String {
     format!("{error}\nhelp: {}", error.help().join("\nhelp: "))
 }
 
-/// The x86_64 kernel in the user's cache, built if it is not there.
+/// The kernel in the user's cache, built if it is not there.
+fn built_for(arch: Arch) -> Built {
+    let (cache, path) = (real_cache(), path());
+    let request = Request { arch, ..request(&cache, &path, processors()) };
+    kernel::build(&request, &mut tell).unwrap_or_else(|e| panic!("{}", refused(&e)))
+}
+
 fn built() -> Built {
-    let path = path();
-    kernel::build(&request(&real_cache(), &path, processors()), &mut tell).unwrap_or_else(|e| panic!("{}", refused(&e)))
+    built_for(Arch::X86_64)
 }
 
 /// The source archive, fetched if it is not in the user's cache.
@@ -56,34 +62,48 @@ fn tarball(id: &str) -> PathBuf {
     kernel::source(&request, &mut tell).unwrap_or_else(|e| panic!("{}", refused(&e))).1
 }
 
-#[test]
-fn the_recipe_builds_the_locked_kernel() {
-    let built = built();
+on_each_architecture! {
+    the_recipe_builds_the_locked_kernel,
+    the_config_beside_the_kernel_has_every_option,
+    verifying_from_source_builds_the_same_kernel_and_init,
+    the_config_is_the_locked_one,
+}
+
+fn the_recipe_builds_the_locked_kernel(arch: Arch) {
+    let built = built_for(arch);
     let foreign = built.warnings.iter().any(|warning| warning.code == "W-kernel-compiler");
     assert!(built.kernel.locked || foreign, "neither the locked kernel nor another compiler: {:?}", built.warnings);
-    let found = kernel::find(Arch::X86_64, &real_cache()).unwrap();
+    let found = kernel::find(arch, &real_cache()).unwrap();
     assert!(found.path.is_file());
-    let preflight = kernel::check_file(&built.kernel.path, Arch::X86_64).unwrap();
+    let preflight = kernel::check_file(&built.kernel.path, arch).unwrap();
     assert_eq!(preflight.findings, []);
     let version = built.kernel.lock_id.split('-').next().unwrap();
     assert_eq!(preflight.release.as_deref(), Some(version));
-    let Format::BzImage { version: Some(banner), .. } = preflight.format else { panic!("{preflight:?}") };
-    assert!(banner.contains("(eif@enclave)") && banner.ends_with("1970-01-01 00:00:00"), "{banner}");
+    match (arch, preflight.format) {
+        (Arch::X86_64, Format::BzImage { version: Some(banner), .. }) => {
+            assert!(banner.contains("(eif@enclave)") && banner.ends_with("1970-01-01 00:00:00"), "{banner}");
+        }
+        // Nitro's loader puts the Image there.
+        (Arch::Aarch64, Format::Arm64Image { text_offset: 0x20_0000, .. }) => {
+            let image = fs::read(&built.kernel.path).unwrap();
+            let banner = format!("Linux version {version} (eif@enclave) ");
+            assert!(image.windows(banner.len()).any(|window| window == banner.as_bytes()), "no {banner}");
+        }
+        (_, format) => panic!("{format:?}"),
+    }
 }
 
-#[test]
-fn the_config_beside_the_kernel_has_every_option() {
-    let config = fs::read_to_string(built().kernel.path.with_file_name("config")).unwrap();
-    recipe::check_config(&recipe::fragment(Arch::X86_64), &config).unwrap_or_else(|e| panic!("{e}"));
+fn the_config_beside_the_kernel_has_every_option(arch: Arch) {
+    let config = fs::read_to_string(built_for(arch).kernel.path.with_file_name("config")).unwrap();
+    recipe::check_config(&recipe::fragment(arch), &config).unwrap_or_else(|e| panic!("{e}"));
     assert!(config.contains("CONFIG_NSM=y") && config.contains("CONFIG_VSOCKETS_LOOPBACK=y"));
 }
 
 /// Builds the kernel a second time, in another folder: the one way in which somebody would who doubts the first.
 ///
 /// The kernel's folder in the cache is named by the hash of all inputs; so is the mark that this test leaves there.
-#[test]
-fn verifying_from_source_builds_the_same_kernel_and_init() {
-    let built = built();
+fn verifying_from_source_builds_the_same_kernel_and_init(arch: Arch) {
+    let built = built_for(arch);
     let mark = built.kernel.path.parent().unwrap().with_extension("verified");
     let sum = hex::encode(built.kernel.sha256);
     if fs::read_to_string(&mark).is_ok_and(|verified| verified == sum) {
@@ -95,11 +115,14 @@ fn verifying_from_source_builds_the_same_kernel_and_init() {
     for folder in ["kernels", "sources"] {
         symlink(real_cache().join(folder), cache.path().join("eif").join(folder)).unwrap();
     }
+    // Where `eif` finds the compiler of the arm64 init.
+    symlink(real_cache().with_file_name("eif-tools"), cache.path().join("eif-tools")).unwrap();
     let tools = std::env::join_paths([rustc_folder()].into_iter().chain(std::env::split_paths(&path()))).unwrap();
     let env = TestEnv::new().variable("XDG_CACHE_HOME", cache.path().to_str().unwrap());
     let env = env.variable("PATH", tools.to_str().unwrap());
-    let _ = env.layout("image", &eif_testdata::hello_image());
-    env.build("oci:image", "hello", &["--lock", "eif.lock"]);
+    let _ = env.layout("image", &eif_testdata::hello_image_for(arch.name()));
+    let platform = format!("linux/{}", arch.oci_name());
+    env.build("oci:image", "hello", &["--platform", &platform, "--lock", "eif.lock"]);
     let output = env.eif(&["verify", "hello.eif", "--lock", "eif.lock", "--from-source"]).success();
     let _ = output.says(&format!("{}, compiled again, SHA-256 {sum}", "kernels.lock")).says_nothing_of("warning");
     assert!(!cache.path().join("eif/again").exists(), "the second kernel is not kept");
@@ -113,12 +136,11 @@ fn rustc_folder() -> PathBuf {
 }
 
 /// The lock was written after a build on another machine.
-#[test]
-fn the_config_is_the_locked_one() {
-    let built = built();
+fn the_config_is_the_locked_one(arch: Arch) {
+    let built = built_for(arch);
     if built.kernel.locked {
         let lock = kernel::Lock::embedded().unwrap();
-        let expected = &lock.entry(&built.kernel.lock_id).unwrap().output(Arch::X86_64).unwrap().config_sha256;
+        let expected = &lock.entry(&built.kernel.lock_id).unwrap().output(arch).unwrap().config_sha256;
         let config = fs::read(built.kernel.path.with_file_name("config")).unwrap();
         assert_eq!(eif_testdata::sha256(&config), format!("sha256:{expected}"));
     }
