@@ -391,11 +391,7 @@ fn boot(plan: &Plan) -> Result<Boot, Error> {
     warnings.extend(preflight.findings.iter().map(kernel::check::Finding::warning));
     // The banner of an arm64 Image stands behind its head.
     let release = preflight.release.or_else(|| kernel::probe::release(&preflight.format, &kernel));
-    let cmdline = match (&plan.cmdline, blobs.cmdline) {
-        (Some(cmdline), _) => cmdline.clone(),
-        (None, Some(path)) => text_blob(&path)?,
-        (None, None) => kernel::default_cmdline(arch).to_owned(),
-    };
+    let cmdline = cmdline_of(plan, blobs.cmdline.as_deref())?;
     let own = init::bytes(arch);
     let init = match plan.init.clone().or(blobs.init) {
         Some(path) => read_blob(&path)?,
@@ -407,6 +403,22 @@ fn boot(plan: &Plan) -> Result<Boot, Error> {
         None => Vec::new(),
     };
     Ok(Boot { kernel, kernel_lock_id, release, cmdline, init, foreign, modules, warnings })
+}
+
+/// The command line that a build after this plan has.
+///
+/// # Errors
+/// The plan's blobs cannot be read.
+pub(crate) fn cmdline(plan: &Plan) -> Result<String, Error> {
+    cmdline_of(plan, Blobs::open(plan.blobs.as_deref())?.cmdline.as_deref())
+}
+
+fn cmdline_of(plan: &Plan, blob: Option<&Path>) -> Result<String, Error> {
+    match (&plan.cmdline, blob) {
+        (Some(cmdline), _) => Ok(cmdline.clone()),
+        (None, Some(path)) => text_blob(path),
+        (None, None) => Ok(kernel::default_cmdline(plan.platform.arch).to_owned()),
+    }
 }
 
 /// What is in a folder of AWS's form; every part may be missing, but not all of them.

@@ -319,7 +319,7 @@ fn owners_that_become_root_are_told() {
     let _ = build(&env, "oci:image", &["--keep-owners"]).code(2).says("--keep-owners is for rootfs:PATH");
 }
 
-/// The owners that count are in the record, so that who has the directory needs no option.
+/// The owners that count are in the record, so that who has the directory says what runs and nothing else.
 #[test]
 fn a_file_can_be_proved_from_its_directory_and_its_tar() {
     let env = world();
@@ -329,13 +329,16 @@ fn a_file_can_be_proved_from_its_directory_and_its_tar() {
         for further in [&[][..], &["--keep-owners"]] {
             let _ = build(&env, reference, &[further, &["--lock", "eif.lock"]].concat()).success();
             let verify = |further: &[&str]| env.eif(&[&["verify", "app.eif", "--kernel", "kernel"], further].concat());
-            let _ = verify(&["--image", reference]).success();
+            let _ = verify(&["--image", reference, "--entrypoint", "/bin/app"]).success();
             let _ = verify(&["--lock", "eif.lock"]).success();
+            let output = verify(&["--image", reference]).code(1);
+            assert_eq!(output.stdout(), "differs: options: --entrypoint: [\"/bin/app\"] | none\n");
         }
     }
     let _ = build(&env, "rootfs:tree", &[]).success();
     fs::write(root.join("etc/hosts"), "127.0.0.2 localhost").unwrap();
-    let output = env.eif(&["verify", "app.eif", "--kernel", "kernel", "--image", "rootfs:tree"]).code(1);
+    let verify = ["verify", "app.eif", "--kernel", "kernel", "--image", "rootfs:tree", "--entrypoint", "/bin/app"];
+    let output = env.eif(&verify).code(1);
     assert!(output.stdout().contains("etc/hosts"), "{output:?}");
 }
 

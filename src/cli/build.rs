@@ -86,21 +86,8 @@ pub struct BuildOptions {
     /// With --profile nitro-cli: write time zero where it takes a directory's time from a clock
     #[arg(long)]
     accept_unstable_times: bool,
-    /// Replace the image's Entrypoint and drop its Cmd; repeat for each argument
-    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
-    entrypoint: Vec<String>,
-    /// Replace the image's Cmd; repeat for each argument
-    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
-    cmd: Vec<String>,
-    /// Set an environment variable; repeatable
-    #[arg(long, value_name = "K=V")]
-    env: Vec<String>,
-    /// Replace the image's User
-    #[arg(long, value_name = "USER[:GROUP]")]
-    user: Option<String>,
-    /// Replace the image's WorkingDir
-    #[arg(long, value_name = "PATH")]
-    workdir: Option<String>,
+    #[command(flatten)]
+    process: ProcessOptions,
     /// Modification times: all zero, the image's, or the image's up to SOURCE_DATE_EPOCH
     #[arg(long, value_name = "MODE", default_value = "zero")]
     mtime: MtimeMode,
@@ -124,6 +111,36 @@ pub struct BuildOptions {
     strict: bool,
     #[command(flatten)]
     source: SourceOptions,
+}
+
+/// What replaces the image's process.
+#[derive(clap::Args, PartialEq)]
+pub struct ProcessOptions {
+    /// Replace the image's Entrypoint and drop its Cmd; repeat for each argument
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    entrypoint: Vec<String>,
+    /// Replace the image's Cmd; repeat for each argument
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    cmd: Vec<String>,
+    /// Set an environment variable; repeatable
+    #[arg(long, value_name = "K=V")]
+    env: Vec<String>,
+    /// Replace the image's User
+    #[arg(long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// Replace the image's WorkingDir
+    #[arg(long, value_name = "PATH")]
+    workdir: Option<String>,
+}
+
+/// What `eif verify` takes of all this.
+pub struct Parts {
+    pub kernel: Option<PathBuf>,
+    pub cmdline: Option<String>,
+    pub init: Option<PathBuf>,
+    pub blobs: Option<PathBuf>,
+    pub process: ProcessOptions,
+    pub source: SourceOptions,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -215,6 +232,19 @@ pub fn mib(bytes: u64) -> String {
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
+impl ProcessOptions {
+    fn overrides(self) -> Result<Overrides, Failure> {
+        let Self { entrypoint, cmd, env, user, workdir } = self;
+        // `docker run --env K` would take the value that K has in this shell.
+        if let Some(bad) = env.iter().find(|item| !item.contains('=') || item.starts_with('=')) {
+            let help = "variables of this shell are not passed on, since the result would depend on them";
+            return Err(Failure::usage(format!("--env takes K=V, got: {bad}")).with_help(help));
+        }
+        let some = |items: Vec<String>| (!items.is_empty()).then_some(items);
+        Ok(Overrides { entrypoint: some(entrypoint), cmd: some(cmd), env, user, workdir })
+    }
+}
+
 impl BuildOptions {
     /// What it is when none is given.
     pub fn none() -> Result<Self, Failure> {
@@ -227,14 +257,10 @@ impl BuildOptions {
         Ok(parsed.options)
     }
 
-    /// Those that a file's record does not have.
-    pub fn of_parts(
-        kernel: Option<PathBuf>,
-        init: Option<PathBuf>,
-        blobs: Option<PathBuf>,
-        source: SourceOptions,
-    ) -> Result<Self, Failure> {
-        Ok(Self { kernel, init, blobs, source, ..Self::none()? })
+    /// Those that a file's record does not have, or is not believed in.
+    pub fn of_parts(parts: Parts) -> Result<Self, Failure> {
+        let Parts { kernel, cmdline, init, blobs, process, source } = parts;
+        Ok(Self { kernel, cmdline, init, blobs, process, source, ..Self::none()? })
     }
 
     /// Whether none was given.
@@ -256,11 +282,11 @@ impl BuildOptions {
             ("--kernel", self.kernel.is_some()),
             ("--cmdline", self.cmdline.is_some()),
             ("--init", self.init.is_some()),
-            ("--entrypoint", !self.entrypoint.is_empty()),
-            ("--cmd", !self.cmd.is_empty()),
-            ("--env", !self.env.is_empty()),
-            ("--user", self.user.is_some()),
-            ("--workdir", self.workdir.is_some()),
+            ("--entrypoint", !self.process.entrypoint.is_empty()),
+            ("--cmd", !self.process.cmd.is_empty()),
+            ("--env", !self.process.env.is_empty()),
+            ("--user", self.process.user.is_some()),
+            ("--workdir", self.process.workdir.is_some()),
             ("--mtime", self.mtime != MtimeMode::Zero),
             ("--compress", self.compress != CompressFormat::None),
         ]);
@@ -275,15 +301,6 @@ impl BuildOptions {
             return Err(Failure::usage("--profile nitro-cli needs --blobs DIR").with_help(help));
         }
         Ok(Profile::NitroCli)
-    }
-
-    /// `docker run --env K` would take the value that K has in this shell.
-    fn variables(&self) -> Result<(), Failure> {
-        let Some(bad) = self.env.iter().find(|item| !item.contains('=') || item.starts_with('=')) else {
-            return Ok(());
-        };
-        let help = "variables of this shell are not passed on, since the result would depend on them";
-        Err(Failure::usage(format!("--env takes K=V, got: {bad}")).with_help(help))
     }
 
     fn mtime(&self, profile: Profile, epoch: Option<u64>) -> Result<Mtime, Failure> {
@@ -309,16 +326,8 @@ impl BuildOptions {
         if self.keep_owners && !matches!(reference, Reference::Rootfs { .. }) {
             return Err(Failure::usage("--keep-owners is for rootfs:PATH; the owners of an image are kept anyway"));
         }
-        self.variables()?;
         let mtime = self.mtime(profile, epoch)?;
-        let some = |items: Vec<String>| (!items.is_empty()).then_some(items);
-        let overrides = Overrides {
-            entrypoint: some(self.entrypoint),
-            cmd: some(self.cmd),
-            env: self.env,
-            user: self.user,
-            workdir: self.workdir,
-        };
+        let overrides = self.process.overrides()?;
         let scratch = std::env::temp_dir();
         let (limits, threads) = (self.source.limits(), self.source.threads());
         let access = self.source.access(&scratch, limits.unpacked)?;

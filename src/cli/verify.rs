@@ -11,7 +11,7 @@ use eif::image::Digest;
 use eif::verify::{self, Basis, Difference, NitroProof, Proof, Verdict};
 
 use super::attest::{Bytes, bytes, proved};
-use super::build::BuildOptions;
+use super::build::{BuildOptions, Parts, ProcessOptions};
 use super::diff;
 use super::environment;
 use super::failure::Failure;
@@ -23,10 +23,15 @@ use super::ui::Ui;
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  eif verify app.eif --image oci:layout:v1\n  eif verify app.eif --lock eif.lock\n  \
+                        eif verify app.eif --image oci:layout:v1 --cmd serve --cmd --port=80\n  \
                         eif verify app.eif --image docker-archive:app.tar --pcr0 \"$PCR0\"\n\n\
                         Exit status: 0 the same, 1 different, or broken, or contradicts its own record,\n\
                         3 could not be decided.\n\
-                        Kernel and init are looked for by the hashes of the record: in the cache, and in this program.\n\
+                        Whatever the record says, the command line must be eif's own and the process the image's, unless\n\
+                        you say otherwise (--cmdline, --entrypoint, --cmd, --env, --user, --workdir), or --lock or --pcr0\n\
+                        hold the file to what you have. Kernel and init are looked for by the hashes of the record: in\n\
+                        the cache, and in this program. How things are packed is the record's: --mtime, --compress,\n\
+                        --keep-owners, --profile.\n\
                         ImageName, ImageVersion, BuildTime and the builder's own metadata are nobody's but the file's:\n\
                         they are carried over, and not measured. Of a file that nitro-cli made the measurements are\n\
                         proved, of one of eif's every byte."
@@ -43,7 +48,7 @@ pub struct Args {
     /// The file's init, if it is not eif's own
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// Folder with AWS's blobs that the file was built with: bzImage or Image, init, nsm.ko
+    /// Folder with AWS's blobs that the file was built with: bzImage or Image, cmdline, init, nsm.ko
     #[arg(long, value_name = "DIR")]
     blobs: Option<PathBuf>,
     /// The value that PCR0 must have
@@ -62,7 +67,20 @@ pub struct Args {
     #[arg(long)]
     from_source: bool,
     #[command(flatten)]
+    said: Said,
+    #[command(flatten)]
     source: SourceOptions,
+}
+
+/// What the builder may choose beside the image.
+#[derive(clap::Args)]
+#[command(next_help_heading = "What the file was built with, as `eif build` was told")]
+struct Said {
+    /// The kernel command line that the file should have
+    #[arg(long, value_name = "TEXT")]
+    cmdline: Option<String>,
+    #[command(flatten)]
+    process: ProcessOptions,
 }
 
 /// At least one of them.
@@ -77,12 +95,19 @@ struct Against {
     lock: Option<PathBuf>,
 }
 
+/// What to do about options. Their values are not put into a command to copy: they are the file's.
+const UNSAID: &str = "the image has no say in these options: if the file's values are what you want, give them to \
+                      `eif verify` as well; --lock and --pcr0 vouch for all of them";
+
 pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     let lock = args.against.lock.as_deref().map(Lock::read).transpose()?;
     let image_of_lock = args.against.image.is_none();
     let image = args.against.image.or_else(|| lock.as_ref().map(|lock| OsString::from(&lock.reference)));
     let Some(image) = image else { return Err(Failure::usage("nothing to hold the file against")) };
-    let plan = BuildOptions::of_parts(args.kernel, args.init, args.blobs, args.source)?.plan(&image)?;
+    let Said { cmdline, process } = args.said;
+    let parts =
+        Parts { kernel: args.kernel, cmdline, init: args.init, blobs: args.blobs, process, source: args.source };
+    let plan = BuildOptions::of_parts(parts)?.plan(&image)?;
     let file = diff::open(args.file.as_os_str())?;
     let from_source = args.from_source.then(environment::tools);
     let proved = |document: &PathBuf| proved(document, &args.root, args.nonce.as_ref());
@@ -120,6 +145,9 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
         }
         Verdict::Differs(differences) => {
             ui.data(&if ui.json { pretty(&Answer::differs(&asked, &differences))? } else { diff::text(&differences) })?;
+            if differences.iter().any(|difference| difference.part == "options") {
+                ui.note(&format!("{}: {UNSAID}", ui.paint("help", "1;36")));
+            }
             Ok(ExitCode::FAILURE)
         }
     }

@@ -6,6 +6,7 @@
 //! All of it is for files that anyone may have made: whatever has a header is read, what cannot be read is named, and
 //! memory does not grow with the file.
 
+mod choices;
 mod compare;
 mod contents;
 mod description;

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
+use super::choices::{Unsaid, unsaid};
 use super::compare::{Difference, Scope, compare};
-
 use super::record::{self, Read};
 use super::remeasure::{self, NitroProof};
 use super::source::{self, Tools};
@@ -22,8 +22,9 @@ use crate::{Arch, Progress, Refusal, Warning, init};
 /// What a file is held against.
 #[derive(Debug)]
 pub struct Basis {
-    /// The image, where what is made lies, limits; kernel, init and blobs where the user has them. All that decides
-    /// bytes and is not given is taken from the file's record.
+    /// The image, where what is made lies, limits; kernel, init and blobs where the user has them. The command line and
+    /// the overrides are the user's word: the file must have these, and the usual ones where none are given, unless
+    /// `lock` or `pcr0` hold it. All else that decides bytes is taken from the file's record.
     pub plan: Plan,
     /// What the file was locked to.
     pub lock: Option<Lock>,
@@ -435,6 +436,10 @@ fn judge<S: Source>(
     found.extend(rebuilt.differences);
     found.extend(layers(&record.diff_ids, &rebuilt.report.record.diff_ids));
     let unsigned = eif.unsigned()?;
+    let Unsaid { differences, mut warnings } = match unsaid(basis, &record) {
+        Ok(unsaid) => unsaid,
+        Err(undecided) => return Ok(or_differs(found, undecided)),
+    };
     if !equal(&unsigned, &rebuilt.eif)? {
         if found.is_empty() && record.version != env!("CARGO_PKG_VERSION") {
             let again = Pcrs::from(rebuilt.report.measurements);
@@ -443,19 +448,22 @@ fn judge<S: Source>(
             } else {
                 "its rebuild measures to something else"
             };
-            return Ok(Verdict::Undecided(Undecided::Version { theirs: record.version, found }));
+            return Ok(or_differs(differences, Undecided::Version { theirs: record.version, found }));
         }
+        found.extend(differences);
         found.extend(compare(&unsigned, &rebuilt.eif, Scope::Bytes)?);
+    } else {
+        found.extend(differences);
     }
     if !found.is_empty() {
         return Ok(Verdict::Differs(found));
     }
     let Report { manifest, kernel_lock_id, toolchain, .. } = rebuilt.report;
-    let (from_source, warnings) = (basis.from_source.is_some(), Vec::new());
-    let mut proof = Proof { measurements, record, manifest, kernel_lock_id, toolchain, from_source, warnings };
     if basis.lock.is_none() {
-        proof.warnings = unjudged(&proof);
+        warnings.extend(unknown_parts(&record, kernel_lock_id.is_some(), toolchain.is_some()));
     }
+    let from_source = basis.from_source.is_some();
+    let proof = Proof { measurements, record, manifest, kernel_lock_id, toolchain, from_source, warnings };
     Ok(Verdict::Same(Box::new(proof)))
 }
 
@@ -473,25 +481,14 @@ fn equal<A: Source, B: Source>(a: &Eif<A>, b: &Eif<B>) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// What the file's record asks for and neither the image nor a lock has a say in.
-fn unjudged(proof: &Proof) -> Vec<Warning> {
-    let Proof { record, .. } = proof;
+/// What boots, where the caller has given it and nothing is known of it but its bytes.
+fn unknown_parts(record: &Record, kernel: bool, init: bool) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    if record.cmdline != kernel::default_cmdline(record.platform.arch) {
-        let text =
-            format!("the kernel's command line is not eif's own, the file alone vouches for it: {}", record.cmdline);
-        warnings.push(Warning::new("W-verify-cmdline", text));
-    }
-    if !record.overrides.is_none() {
-        let text = serde_json::to_string(&record.overrides).unwrap_or_default();
-        let text = format!("the process is not the image's alone, the file was built with other settings: {text}");
-        warnings.push(Warning::new("W-verify-overrides", text));
-    }
-    if proof.kernel_lock_id.is_none() {
+    if !kernel {
         let text = format!("the kernel is none of eif's: nothing says where {} comes from", record.kernel_sha256);
         warnings.push(Warning::new("W-verify-kernel", text));
     }
-    if proof.toolchain.is_none() {
+    if !init {
         let text = format!("the init is not eif's: nothing says where {} comes from", record.init_sha256);
         warnings.push(Warning::new("W-verify-init", text));
     }

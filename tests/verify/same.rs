@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::common::TestEnv;
 use crate::common::registry::{Demands, RealRegistry};
 use crate::forgery::{RAMDISK, SIGNATURE};
-use crate::world::{ask, ask_image, assert_differs, differences, forge, image, put_kernel, world};
+use crate::world::{CMDLINE, ask, ask_image, ask_unsaid, assert_differs, differences, forge, image, put_kernel, world};
 
 #[test]
 fn an_untouched_file_is_the_same() {
@@ -19,7 +19,7 @@ fn an_untouched_file_is_the_same() {
     assert_eq!(output.stdout(), format!("same: every byte of app.eif comes from oci:image:latest ({digest})\n"));
     let measured = env.eif(&["pcr", "app.eif"]).success().json()["Measurements"].take();
     let pcr0 = measured["PCR0"].as_str().unwrap();
-    let _ = output.says(pcr0).says("warning[W-verify-cmdline]: ").says("warning[W-verify-kernel]: ");
+    let _ = output.says(pcr0).says("warning[W-verify-kernel]: ").says_nothing_of("--cmdline");
     let object = ask(&env, "app.eif", &["--image", "oci:image", "--pcr0", pcr0, "--json"]).success().json();
     assert_eq!((&object["same"], &object["differences"]), (&json!(true), &json!([])));
     assert_eq!((&object["Measurements"], &object["manifest_digest"]), (&measured, &json!(digest)));
@@ -32,9 +32,23 @@ fn an_untouched_file_is_the_same() {
 #[test]
 fn a_lock_alone_will_do_and_vouches_for_the_options() {
     let env = world(&["--cmd", "other"]);
-    let _ = ask(&env, "app.eif", &["--lock", "eif.lock"]).success().says_nothing_of("warning");
-    let _ = ask(&env, "app.eif", &["--lock", "eif.lock", "--image", "oci:image"]).success();
-    let _ = ask_image(&env, "app.eif").success().says(r#"W-verify-overrides]: "#).says(r#"{"cmd":["other"]}"#);
+    let _ = ask_unsaid(&env, "app.eif", &["--lock", "eif.lock"]).success().says_nothing_of("warning");
+    let _ = ask_unsaid(&env, "app.eif", &["--lock", "eif.lock", "--image", "oci:image"]).success();
+    // Who says something all the same is heard.
+    let output = ask(&env, "app.eif", &["--lock", "eif.lock", "--cmd", "serve"]).code(1);
+    assert_eq!(differences(&output), [r#"options: --cmd: ["other"] | ["serve"]"#]);
+}
+
+/// PCR0 covers the options: who has it needs to know none of them, and is told.
+#[test]
+fn a_pcr0_vouches_for_the_options() {
+    let env = world(&["--cmd", "other"]);
+    let pcr0 = env.eif(&["pcr", "app.eif"]).success().json()["Measurements"]["PCR0"].as_str().unwrap().to_owned();
+    let output = ask_unsaid(&env, "app.eif", &["--image", "oci:image", "--pcr0", &pcr0]).success();
+    let output = output.says("warning[W-verify-cmdline]: ").says(r#"warning[W-verify-overrides]: "#);
+    let _ = output.says(&format!("{CMDLINE:?} for --cmdline")).says(r#"["other"] for --cmd: "#);
+    let output = ask(&env, "app.eif", &["--image", "oci:image", "--pcr0", &pcr0, "--cmd", "serve"]).code(1);
+    assert_eq!(differences(&output), [r#"options: --cmd: ["other"] | ["serve"]"#]);
 }
 
 #[test]
@@ -57,7 +71,8 @@ fn the_image_of_a_lock_is_found_in_its_registry_by_digest() {
     let registry = RealRegistry::start(&env, &Demands::default());
     registry.push(&env, "image:latest", "app:v1", &[]);
     let reference = format!("{}/app:v1", registry.host);
-    let build = ["build", &reference, "--kernel", "kernel", "--lock", "eif.lock", "-o", "app.eif"];
+    let build =
+        ["build", &reference, "--kernel", "kernel", "--cmdline", CMDLINE, "--lock", "eif.lock", "-o", "app.eif"];
     let _ = env.eif(&build).success();
     let _ = env.layout("newer", &image("newer"));
     registry.push(&env, "newer:latest", "app:v1", &[]);
@@ -72,25 +87,68 @@ fn the_image_of_a_lock_is_found_in_its_registry_by_digest() {
     assert_differs(moved, &["image: diff_id of layer 2: "]);
 }
 
+/// How a file is packed and what it is called is the record's to say; who reads it needs no option for that.
 #[test]
-fn all_options_of_the_build_are_in_the_record() {
+fn the_record_has_the_options_that_bring_nothing_in() {
     for options in [
         &["--compress", "zstd", "--mtime", "keep"][..],
         &["--compress", "gzip", "--mtime", "clamp"],
-        &["--entrypoint", "/link", "--cmd", "x", "--env", "A=2", "--env", "B=", "--user", "7:8", "--workdir", "/made"],
         &["--name", "app \"1\"", "--image-version", "v\u{1}", "--metadata", "custom.json"],
     ] {
-        let env = TestEnv::new().variable("SOURCE_DATE_EPOCH", "1600000000");
-        let _ = env.layout("image", &image("one\ntwo\n"));
-        env.write("kernel", fake_bzimage());
-        env.write("custom.json", r#"{"team": {"b": 1, "a": [null]}}"#);
-        let build = ["build", "oci:image", "--kernel", "kernel", "-o", "app.eif"];
-        let _ = env.eif(&[&build[..], options].concat()).success();
-        // The auditor's own SOURCE_DATE_EPOCH is no part of the question.
-        let auditor = world(&[]).variable("SOURCE_DATE_EPOCH", "1");
-        fs::copy(env.path("app.eif"), auditor.path("app.eif")).unwrap();
-        let _ = ask_image(&auditor, "app.eif").success();
+        let auditor = built_elsewhere(options);
+        let _ = ask_unsaid(&auditor, "app.eif", &["--image", "oci:image"]).success();
     }
+}
+
+/// What was built with options of the process is proved by who gives them again, each of them.
+#[test]
+fn options_of_the_process_are_given_again() {
+    let options: [&[&str]; 6] = [
+        &["--entrypoint", "/link"],
+        &["--cmd", "x", "--cmd", "--y"],
+        &["--env", "A=2", "--env", "B="],
+        &["--user", "7:8"],
+        &["--workdir", "/made"],
+        &["--cmdline", "console=ttyS0 debug"],
+    ];
+    let auditor = built_elsewhere(&options.concat());
+    let image: &[&str] = &["--image", "oci:image"];
+    let _ = ask_unsaid(&auditor, "app.eif", &[image, &options.concat()].concat())
+        .success()
+        .says_nothing_of("W-verify-overrides");
+    for left_out in 0..options.len() {
+        let rest = options.iter().enumerate().filter(|(number, _)| *number != left_out).map(|(_, words)| *words);
+        let words = [image, &rest.collect::<Vec<_>>().concat()].concat();
+        let output =
+            ask_unsaid(&auditor, "app.eif", &words).code(1).says("help: the image has no say in these options");
+        let found = differences(&output);
+        assert_eq!(found.len(), 1, "{output:?}");
+        let option = options[left_out][0];
+        assert!(found[0].starts_with(&format!("options: {option}: ")), "{option}: {output:?}");
+        assert!(option == "--cmdline" || found[0].ends_with(" | none"), "{output:?}");
+    }
+    // Another order of variables is another process.
+    let mut swapped = options;
+    swapped[2] = &["--env", "B=", "--env", "A=2"];
+    let output = ask_unsaid(&auditor, "app.eif", &[image, &swapped.concat()].concat()).code(1);
+    assert_eq!(differences(&output), [r#"options: --env: ["A=2","B="] | ["B=","A=2"]"#]);
+    let object = ask_unsaid(&auditor, "app.eif", &[image, &["--json"]].concat()).code(1).json();
+    assert_eq!(object["differences"].as_array().unwrap().len(), options.len(), "{object}");
+    assert_eq!((&object["same"], &object["differences"][0]["part"]), (&json!(false), &json!("options")));
+}
+
+/// A world whose `app.eif` somebody else has built of the same image with these options.
+fn built_elsewhere(options: &[&str]) -> TestEnv {
+    let env = TestEnv::new().variable("SOURCE_DATE_EPOCH", "1600000000");
+    let _ = env.layout("image", &image("one\ntwo\n"));
+    env.write("kernel", fake_bzimage());
+    env.write("custom.json", r#"{"team": {"b": 1, "a": [null]}}"#);
+    let build = ["build", "oci:image", "--kernel", "kernel", "-o", "app.eif"];
+    let _ = env.eif(&[&build[..], options].concat()).success();
+    // The auditor's own SOURCE_DATE_EPOCH is no part of the question.
+    let auditor = world(&[]).variable("SOURCE_DATE_EPOCH", "1");
+    fs::copy(env.path("app.eif"), auditor.path("app.eif")).unwrap();
+    auditor
 }
 
 #[test]
@@ -102,7 +160,15 @@ fn parts_of_the_users_own_are_given_again() {
         env.write(&format!("blobs/{name}"), bytes);
     }
     let _ = env.eif(&["build", "oci:image", "--blobs", "blobs", "-o", "blobs.eif"]).success();
-    let _ = env.eif(&["verify", "blobs.eif", "--image", "oci:image", "--blobs", "blobs"]).success();
+    let verify = ["verify", "blobs.eif", "--image", "oci:image", "--blobs", "blobs"];
+    let _ = env.eif(&verify).success();
+    // A command line in the blobs is said with them.
+    env.write("blobs/cmdline", "console=ttyS0 of=blobs\n");
+    let _ = env.eif(&["build", "oci:image", "--blobs", "blobs", "-o", "blobs.eif"]).success();
+    let _ = env.eif(&verify).success();
+    env.write("blobs/cmdline", "console=ttyS0");
+    let output = env.eif(&verify).code(1);
+    assert_eq!(differences(&output), [r#"options: --cmdline: "console=ttyS0 of=blobs" | "console=ttyS0""#]);
 }
 
 #[test]
@@ -110,7 +176,7 @@ fn a_kernel_of_the_cache_is_found_by_its_hash() {
     let env = world(&[]);
     fs::remove_file(env.path("kernel")).unwrap();
     put_kernel(&env, &fake_bzimage());
-    let _ = env.eif(&["verify", "app.eif", "--image", "oci:image"]).success();
+    let _ = env.eif(&["verify", "app.eif", "--image", "oci:image", "--cmdline", CMDLINE]).success();
 }
 
 /// A signature covers PCR0 and is no part of what the image gives.
@@ -156,6 +222,9 @@ fn an_attestation_closes_the_chain() {
     assert!(output.json()["enclave"].as_str().unwrap().starts_with("i-"));
     let _ = output.says_nothing_of("fresh");
     let _ = ask(&env, "app.eif", &[&image[..], &["--nonce", "00"]].concat()).refused("E-attest-nonce");
+    // What runs is no word for what should run.
+    let output = ask_unsaid(&env, "app.eif", &image).code(1);
+    assert!(differences(&output)[0].starts_with("options: --cmdline: "), "{output:?}");
     // AWS's root has not signed it.
     let _ = ask(&env, "app.eif", &image[..4]).refused("E-attest-root").says("document: ");
     // A true document of another enclave.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::common::TestEnv;
 use crate::forgery::{CMDLINE, Forgery, KERNEL, METADATA, RAMDISK, Section};
-use crate::world::{ask, ask_image, assert_differs, change_lock, differences, forge, image, world};
+use crate::world::{self, ask, ask_image, ask_unsaid, assert_differs, change_lock, differences, forge, image, world};
 
 /// What the change makes of `app.eif` differs in these.
 fn assert_caught(env: &TestEnv, change: impl FnOnce(&mut Forgery), expected: &[&str]) {
@@ -111,17 +111,54 @@ fn another_command_line() {
         |forgery| *forgery.data(CMDLINE, 0) = line.to_vec(),
         &["record: cmdline: console=ttyS0 quiet init=/bin/sh | console=ttyS0 quiet"],
     );
-    // With a record that says so it is what somebody built: it is told, and a lock or a PCR does not fit.
+    // A record that says so is nobody's word.
     let file = forge(&env, |forgery| {
         *forgery.data(CMDLINE, 0) = line.to_vec();
         forgery.record("/cmdline", json!(std::str::from_utf8(line).unwrap()));
     });
-    let _ = ask_image(&env, file).success().says("warning[W-verify-cmdline]: ").says("init=/bin/sh");
-    assert_differs(ask(&env, file, &["--lock", "eif.lock"]), &["PCR0: value: ", "PCR1: ", "lock: cmdline: "]);
+    let text = std::str::from_utf8(line).unwrap();
+    for (said, wanted) in [(&["--cmdline", world::CMDLINE][..], world::CMDLINE), (&[], OWN_CMDLINE)] {
+        let words = [&["--image", "oci:image"], said].concat();
+        let output = ask_unsaid(&env, file, &words).code(1).says("help: the image has no say in these options");
+        assert_eq!(differences(&output), [format!("options: --cmdline: {text:?} | {wanted:?}")]);
+    }
+    let output = ask_unsaid(&env, file, &["--image", "oci:image", "--cmdline", text]).success();
+    assert!(output.stdout().starts_with("same: "), "{output:?}");
+    let found = ["PCR0: value: ", "PCR1: ", "lock: cmdline: "];
+    assert_differs(ask_unsaid(&env, file, &["--lock", "eif.lock"]), &found);
     let pcr0 = env.eif(&["pcr", "app.eif"]).success().json()["Measurements"]["PCR0"].as_str().unwrap().to_owned();
-    let output = ask(&env, file, &["--image", "oci:image", "--pcr0", &pcr0]).code(1);
+    let output = ask_unsaid(&env, file, &["--image", "oci:image", "--pcr0", &pcr0]).code(1);
     assert_eq!(differences(&output).len(), 1, "{output:?}");
     assert!(differences(&output)[0].ends_with(&format!(" | {pcr0}")), "{output:?}");
+}
+
+/// What eif packs where nothing is said.
+const OWN_CMDLINE: &str = "reboot=k panic=1 console=ttyS0";
+
+/// A process that the image does not have, with a record that has it: each option that could bring it in.
+#[test]
+fn another_process_with_a_record_that_says_so() {
+    let env = world(&[]);
+    for (option, value, expected) in [
+        ("--entrypoint", "/link", r#"["/link"]"#),
+        ("--cmd", "--shell", r#"["--shell"]"#),
+        ("--env", "LD_PRELOAD=/conf", r#"["LD_PRELOAD=/conf"]"#),
+        ("--user", "7", r#""7""#),
+        ("--workdir", "/etc", r#""/etc""#),
+    ] {
+        let build = ["build", "oci:image", "--kernel", "kernel", "--cmdline", world::CMDLINE, option, value];
+        let _ = env.eif(&[&build[..], &["-o", "forged.eif"]].concat()).success();
+        let output = ask_image(&env, "forged.eif").code(1);
+        assert_eq!(differences(&output), [format!("options: {option}: {expected} | none")]);
+        let output = ask(&env, "forged.eif", &["--image", "oci:image", option, value]).success();
+        assert!(output.stdout().starts_with("same: "), "{output:?}");
+        // The record of the good file does not hide it.
+        let good = Forgery::of(&fs::read(env.path("app.eif")).unwrap()).json();
+        let mut forgery = Forgery::of(&fs::read(env.path("forged.eif")).unwrap());
+        forgery.metadata(|metadata| *metadata = good);
+        env.write("hidden.eif", forgery.bytes());
+        assert_differs(ask_image(&env, "hidden.eif"), &["record: process."]);
+    }
 }
 
 #[test]

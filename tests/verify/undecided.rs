@@ -64,6 +64,7 @@ fn an_init_or_module_that_is_not_at_hand() {
     env.write("blobs/nsm.ko", "module");
     let build = ["build", "oci:image", "--kernel", "kernel", "--blobs", "blobs", "-o", "module.eif"];
     let _ = env.eif(&build).success();
+    // The command line is another one than was said, too; but first the parts.
     let _ = undecided(ask_image(&env, "module.eif"), "E-verify-modules").says("nsm.ko").says("--blobs");
 }
 
