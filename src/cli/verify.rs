@@ -34,7 +34,7 @@ use super::ui::Ui;
                         --keep-owners, --profile.\n\
                         ImageName, ImageVersion, BuildTime and the builder's own metadata are nobody's but the file's:\n\
                         they are carried over, and not measured. Of a file that nitro-cli made the measurements are\n\
-                        proved, of one of eif's every byte."
+                        proved, of one of eif's every byte; without --blobs nothing is known of what boots in it."
 )]
 pub struct Args {
     /// The enclave image

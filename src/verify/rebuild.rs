@@ -118,6 +118,17 @@ pub enum Undecided {
         /// The driver.
         name: String,
     },
+    /// What boots in a file of nitro-cli's, which nobody has given.
+    #[error(
+        "PCR2 of the file is what nitro-cli {version} makes of the image{}; what boots is nobody's word but the file's",
+        clock(.times)
+    )]
+    Boot {
+        /// The version of nitro-cli, as the metadata have it.
+        version: String,
+        /// Directories whose times were taken from the file.
+        times: Vec<String>,
+    },
     /// The init could not be compiled.
     #[error(transparent)]
     Compiler(#[from] init::Error),
@@ -146,6 +157,10 @@ pub enum Undecided {
     },
 }
 
+fn clock(times: &[String]) -> String {
+    if times.is_empty() { String::new() } else { format!(", but for times of a clock ({})", times.join(", ")) }
+}
+
 fn or_none(sha256: &Option<String>) -> &str {
     sha256.as_deref().unwrap_or("not there")
 }
@@ -160,6 +175,7 @@ impl Refusal for Undecided {
             Undecided::Gone { .. } => "E-verify-image",
             Undecided::Build(error) => error.code(),
             Undecided::DockerStore { .. } => "E-verify-docker-store",
+            Undecided::Boot { .. } => "E-verify-boot",
             Undecided::Compiler(error) => error.code(),
             Undecided::KernelSource { .. } => "E-verify-kernel-source",
             Undecided::KernelCompiler { .. } => "E-verify-kernel-compiler",
@@ -182,6 +198,10 @@ impl Refusal for Undecided {
             Undecided::Build(error) => return error.help(),
             Undecided::DockerStore { .. } => {
                 "known are overlay2 and containerd's overlayfs: build the file again where Docker has one of them"
+                    .to_owned()
+            }
+            Undecided::Boot { .. } => {
+                "pass the folder with AWS's kernel, command line, init and nsm.ko with --blobs, or PCR0 with --pcr0"
                     .to_owned()
             }
             Undecided::Compiler(error) => return error.help(),

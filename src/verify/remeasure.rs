@@ -43,8 +43,8 @@ pub struct NitroProof {
     pub version: String,
     /// The digest of the image's manifest, where the transport has one.
     pub manifest: Option<Digest>,
-    /// Whether kernel, command line, init and module were given; else they were taken from the file itself, and PCR2
-    /// alone is proved.
+    /// Whether kernel, command line, init and module were given; else they were taken from the file itself, PCR2 alone is
+    /// proved, and a PCR0 or a lock that the caller has vouches for the rest.
     pub boot: bool,
     /// Directories whose time nitro-cli takes from a clock; they were taken from the file. Escaped, with a leading slash.
     pub times: Vec<String>,
@@ -141,6 +141,9 @@ pub(super) fn rebuild<S: Source>(
     }
     let times = rebuilt.times.iter().map(|name| format!("/{}", escaped(name))).collect();
     let (boot, manifest) = (basis.plan.blobs.is_some(), rebuilt.report.manifest);
+    if !boot && basis.lock.is_none() && basis.pcr0.is_none() {
+        return Ok(Verdict::Undecided(Undecided::Boot { version: hints.version, times }));
+    }
     let warnings = unjudged(boot, &other_layers);
     Ok(Verdict::NitroCli(Box::new(NitroProof {
         measurements,
@@ -263,7 +266,7 @@ fn unjudged(boot: bool, other_layers: &[Difference]) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if !boot {
         let text = "kernel, command line, init and nsm.ko were taken from the file itself: PCR2 and the application are \
-                    proved, not what boots; AWS's own are given with --blobs";
+                    proved, what boots is what the given PCR0 vouches for; AWS's own are given with --blobs";
         warnings.push(Warning::new("W-verify-boot", text));
     }
     if !other_layers.is_empty() {

@@ -78,6 +78,12 @@ impl Case {
     fn ask(&self, env: &TestEnv, further: &[&str]) -> Output {
         env.eif(&[&["verify", "app.eif", "--image", &self.reference][..], further].concat())
     }
+
+    /// The same of somebody who has no blobs of AWS's, but knows PCR0.
+    fn ask_with_pcr0(&self, env: &TestEnv, further: &[&str]) -> Output {
+        let measured = env.eif(&["pcr", "app.eif"]).success().json();
+        self.ask(env, &[&["--pcr0", measured["Measurements"]["PCR0"].as_str().unwrap()], further].concat())
+    }
 }
 
 /// Sets the time of the first entry with this name.
@@ -101,7 +107,7 @@ fn all_golden_files_are_proved() {
         }
         let whole = case.ask(&env, &["--blobs", &blobs()]).success().says_nothing_of("warning");
         let made = "PCR0, PCR1 and PCR2 of app.eif are what nitro-cli 1.5.0 makes of ";
-        let part = case.ask(&env, &[]).success().says("warning[W-verify-boot]: ");
+        let part = case.ask_with_pcr0(&env, &[]).success().says("warning[W-verify-boot]: ");
         let (start, clock) = match times.len() {
             0 => ("same: ".to_owned(), String::new()),
             count => (format!("same but for the times of {count} directories, "), format!("({})", times.join(", "))),
@@ -110,9 +116,14 @@ fn all_golden_files_are_proved() {
             let said = output.stdout();
             assert!(said.starts_with(&start) && said.contains(&clock) && said.contains(made), "{name}: {said}");
         }
-        let object = case.ask(&env, &["--json"]).success().json();
+        let object = case.ask_with_pcr0(&env, &["--json"]).success().json();
         assert_eq!(object["nitro_cli"]["proved"], json!(["PCR2"]), "{name}");
         assert_eq!(object["nitro_cli"]["times_of_the_build"], json!(times), "{name}");
+        // Without a word on what boots there is no yes.
+        let output = case.ask(&env, &[]).code(3).says("help: pass the folder with AWS's kernel");
+        let output = output.says("error[E-verify-boot]: PCR2 of the file is what nitro-cli 1.5.0 makes of the image");
+        assert_eq!(output.stdout(), "", "{name}");
+        assert!(times.iter().all(|time| output.stderr().contains(time)), "{name}: {output:?}");
         assert_eq!(env.listing(&env.tmp()), [""; 0]);
     }
 }
@@ -157,7 +168,7 @@ fn what_was_changed_is_named() {
     differs(&|file| file.data(KERNEL, 0)[900] ^= 1, &[with, &blobs], &["PCR0: ", "kernel: sha384: "]);
     differs(&|file| file.data(CMDLINE, 0).extend(b" x"), &[with, &blobs], &["cmdline: word: x | none"]);
     case.file(&env, &[], |file| file.data(KERNEL, 0)[900] ^= 1);
-    let _ = case.ask(&env, &[]).success().says("W-verify-boot");
+    let _ = case.ask(&env, &[]).code(3).says("error[E-verify-boot]: ");
     // Without an init there is nothing to take.
     differs(&|file| file.replace(RAMDISK, 0, b"init\0", b"unit\0"), &[], &["ramdisk 1: init: entry: none | file"]);
     let zero = "0".repeat(96);
@@ -177,7 +188,7 @@ fn another_image_is_named_by_the_layers_of_the_metadata() {
     Case::of("plain").file(&env, &[], |file| {
         file.metadata(|metadata| metadata["DockerInfo"]["RootFS"]["Layers"] = json!([format!("sha256:{:064}", 0)]));
     });
-    let _ = Case::of("plain").ask(&env, &[]).success().says("warning[W-verify-metadata]: ");
+    let _ = Case::of("plain").ask_with_pcr0(&env, &[]).success().says("warning[W-verify-metadata]: ");
 }
 
 #[test]
@@ -188,7 +199,7 @@ fn the_metadata_say_where_docker_kept_the_layers() {
         move |file: &mut Forgery| file.metadata(|metadata| metadata["DockerInfo"]["GraphDriver"]["Name"] = json!(name))
     };
     case.file(&env, &["--docker-store", "containerd"], driver("overlayfs"));
-    let _ = case.ask(&env, &[]).success();
+    let _ = case.ask_with_pcr0(&env, &[]).success();
     case.file(&env, &[], driver("vfs"));
     let output = case.ask(&env, &[]).code(3);
     let _ = output.says("error[E-verify-docker-store]: ").says("`vfs`").says("help: ");
