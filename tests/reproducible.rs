@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::TestEnv;
+use eif_testdata::attestation::{Attestation, MADE_AT_MS};
 use eif_testdata::{Compression, Config, DockerArchive, Image, OciLayout, fake_bzimage, layers, sha256};
 
 fn image() -> Image {
@@ -113,15 +114,17 @@ fn tree(env: &TestEnv) {
     }
 }
 
-/// Builds `NAME-image.eif` and `NAME-tree.eif`: from the layout and from the plain directory in the current folder.
+/// Builds `NAME-image.eif` and `NAME-tree.eif`: from the layout and from the plain directory in the current folder, by way
+/// of `$OUT` where that is set.
 fn builds(name: &str) -> String {
     let (image, tree) = ("oci:image:latest", "rootfs:tree --entrypoint /many/f1");
     let one = |what: &str, reference: &str| {
         format!(
-            "{EIF} --quiet build {reference} --kernel \"$W/kernel\" -o \"$W/{name}-{what}.eif\" >\"$W/{name}.json\"\n"
+            "{EIF} --quiet build {reference} --kernel \"$W/kernel\" -o \"${{OUT:-$W}}/{name}-{what}.eif\" \
+             >\"$W/{name}.json\"\n"
         )
     };
-    one("image", image) + &one("tree", tree)
+    one("image", image) + &one("tree", tree) + "[ -z \"${OUT-}\" ] || cp \"$OUT\"/*.eif \"$W\"\n"
 }
 
 /// Runs a script whose `$W` is the working folder.
@@ -155,8 +158,22 @@ fn assert_same(env: &TestEnv, name: &str) {
 fn the_clock_does_not_matter() {
     let env = world();
     tree(&env);
-    for (name, time) in [("then", "1999-12-31 23:59:59"), ("later", "2106-02-07 06:28:15")] {
-        script(&env, &["faketime", time], &builds(name));
+    let attestation = Attestation::new();
+    env.write("document", attestation.bytes());
+    env.write("root.pem", attestation.root_pem());
+    for (name, time, seconds) in
+        [("then", "1999-12-31 23:59:59", 946_684_799_u64), ("later", "2106-02-07 06:28:15", 4_294_967_295)]
+    {
+        script(&env, &["faketime", time], &format!("date +%s >{name}\n{}", builds(name)));
+        let date: u64 = fs::read_to_string(env.path(name)).unwrap().trim().parse().unwrap();
+        assert!((seconds..seconds + 60).contains(&date), "{name}: the clock is at {date}");
+        // Not `date` alone: `eif` itself, where the clock is asked, is told that time.
+        let words = [time, EIF, "attest", "verify", "document", "--root", "root.pem", "--max-age", "60"];
+        let output = env.command_of("faketime", &words).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let age = said.split(' ').find_map(|word| word.parse::<u64>().ok()).unwrap_or_else(|| panic!("{said}"));
+        let want = seconds.abs_diff(MADE_AT_MS / 1000);
+        assert!(said.contains("error[E-attest-age]: ") && age.abs_diff(want) < 60, "{name}: {want} s wanted: {said}");
         assert_same(&env, name);
     }
 }
@@ -174,9 +191,12 @@ fn file_systems_do_not_matter() {
              mount -t overlay none -o lowerdir=lower,upperdir=over/upper,workdir=over/work place",
         ),
     ] {
-        let fill =
-            "cp -a image tree place; cd place; mkdir tmp cache; export TMPDIR=$PWD/tmp XDG_CACHE_HOME=$PWD/cache";
-        mounted(&env, &format!("mkdir -p place lower over\n{mount}\n{fill}\n{}", builds(name)));
+        let fill = "cp -a image tree place; cd place; mkdir tmp cache out
+            export TMPDIR=$PWD/tmp XDG_CACHE_HOME=$PWD/cache OUT=$PWD/out";
+        let ask = format!("findmnt --noheadings --output FSTYPE --target \"$OUT\" >\"$W/{name}.type\"");
+        mounted(&env, &format!("mkdir -p place lower over\n{mount}\n{fill}\n{ask}\n{}", builds(name)));
+        let kind = fs::read_to_string(env.path(&format!("{name}.type"))).unwrap();
+        assert_eq!(kind.trim(), name, "another file system was written to");
         assert_same(&env, name);
     }
 }
@@ -206,6 +226,17 @@ fn what_the_cpu_can_do_does_not_matter() {
         ("qemu-aarch64", ["cortex-a53", "max"])
     };
     let env = world();
+    let features = weak.map(|cpu| {
+        let this = std::env::current_exe().unwrap();
+        let words = ["-cpu", cpu, this.to_str().unwrap(), "--exact", "what_this_cpu_can_do", "--ignored"];
+        let output = env.command_of(emulator, &[&words[..], &["--nocapture"]].concat()).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let line = said.lines().find_map(|line| line.split_once(FEATURES)).unwrap_or_else(|| panic!("{cpu}: {said}"));
+        line.1.to_owned()
+    });
+    let without = |cpu: usize| features[cpu].split(' ').filter(|feature| feature.starts_with("no-")).count();
+    assert_eq!(without(0), probed().len(), "{} can do {}", weak[0], features[0]);
+    assert!(without(1) < without(0), "{} can do {}", weak[1], features[1]);
     for (compress, layers) in [("none", Compression::Gzip), ("gzip", Compression::Zstd), ("zstd", Compression::None)] {
         let _ = env.layout("image", &image().compress(layers));
         let want = build(&env, "want.eif", &["--compress", compress]);
@@ -215,6 +246,47 @@ fn what_the_cpu_can_do_does_not_matter() {
             assert!(fs::read(env.path("other.eif")).unwrap() == want, "{compress} on {cpu}");
         }
     }
+}
+
+/// What comes before the answer of [`what_this_cpu_can_do`].
+const FEATURES: &str = "features: ";
+
+/// What the fast code of hashes and inflate asks for, and whether it is there.
+#[cfg(target_arch = "x86_64")]
+fn probed() -> [(&'static str, bool); 4] {
+    use std::arch::is_x86_feature_detected as has;
+    [("avx", has!("avx")), ("avx2", has!("avx2")), ("bmi2", has!("bmi2")), ("pclmulqdq", has!("pclmulqdq"))]
+}
+
+/// The same of the other architecture.
+#[cfg(target_arch = "aarch64")]
+fn probed() -> [(&'static str, bool); 3] {
+    use std::arch::is_aarch64_feature_detected as has;
+    [("sha3", has!("sha3")), ("lse", has!("lse")), ("dotprod", has!("dotprod"))]
+}
+
+/// Not a test: what the emulator runs, to see what programs see there.
+#[test]
+#[ignore = "run by what_the_cpu_can_do_does_not_matter"]
+fn what_this_cpu_can_do() {
+    let words = probed().map(|(name, there)| if there { name.to_owned() } else { format!("no-{name}") });
+    println!("{FEATURES}{}", words.join(" "));
+}
+
+/// The C library chooses its copies and searches by the CPU too, and can be told to see less of it.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn what_the_c_library_makes_of_the_cpu_does_not_matter() {
+    let env = world();
+    tree(&env);
+    let loader = "/lib64/ld-linux-x86-64.so.2 --list-diagnostics | grep 'cpu_features.*active' >";
+    let tunables = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-BMI2,-ERMS,-FSRM,-SSSE3,-SSE4_1,-SSE4_2";
+    script(&env, &["env"], &format!("{loader}strong"));
+    script(&env, &["env", tunables], &format!("{loader}weak\n{}", builds("masked")));
+    let features = |name: &str| fs::read_to_string(env.path(name)).unwrap();
+    assert!(features("strong").lines().count() == features("weak").lines().count() && !features("weak").is_empty());
+    assert_ne!(features("strong"), features("weak"), "the C library sees what it saw");
+    assert_same(&env, "masked");
 }
 
 /// `eif` compiled in another folder, from a copy of its source; what it is made of is compiled once and kept.
