@@ -16,7 +16,7 @@
 //! | [`artifact`] | an `.eif` and a registry's name | an OCI artifact, and back |
 //! | [`verify`] | an `.eif` of anyone's | what is in it, what is wrong with it, whether it comes from an image |
 //! | [`attest`] | an attestation document, a KMS policy | what is proved, and who is asked for a proof |
-//! | [`launch`] | an `.eif` | a running enclave |
+//! | [`launch`] | an `.eif` | a running enclave, held by a process of its own (`launch::supervisor`) |
 //!
 //! The enclave's PID 1 is the package in `init/`; `build.rs` compiles it and embeds it here.
 //! `src/cli` and `main.rs` are the command line; nothing in the library imports them.

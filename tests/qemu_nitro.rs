@@ -18,7 +18,7 @@ use common::TestEnv;
 use common::boot::{Boot, Ended};
 use eif::eif::{Eif, Kind, Options, Writer};
 use eif::launch::vsock::{Config, Vsock};
-use eif_testdata::{Entry, Image, Layer};
+use eif_testdata::{Entry, Image, Layer, hello_image};
 
 const INDEXES: [&str; 6] = ["0", "1", "2", "3", "4", "8"];
 const ROLE: &str = "arn:aws:iam::123456789012:role/Webserver";
@@ -141,6 +141,10 @@ fn eif_run_takes_that_machine_where_it_is() {
     let env = env.variable("PATH", path);
     let run = env.eif(&["run", file.to_str().unwrap(), "--backend", "qemu", "--attach"]).success();
     let told: Vec<_> = run.stdout().lines().filter_map(|line| line.trim_end().split_once(' ')).collect();
+    let reference = env.layout("hello", &hello_image());
+    let hello = env.build(&reference, "hello", &[]);
+    let greeted = env.eif(&["run", hello.to_str().unwrap(), "--backend", "qemu", "--attach"]).success();
+    assert!(greeted.stdout().lines().any(|line| line.trim_end() == "Hello from the enclave side!"), "{greeted:#?}");
     for (name, value) in expected(&env, &[&["nsm.eif"]]) {
         assert!(told.contains(&(name.as_str(), value.as_str())), "{name} {value}\n{run:#?}");
     }

@@ -197,6 +197,8 @@ impl Supervisor {
 
     fn run(self, replies: &mut File) -> io::Result<()> {
         let Self { mut place, door, machine, stop, boot_limit, described } = self;
+        // It may run for months: no file system is kept from being unmounted.
+        let _stayed = std::env::set_current_dir("/");
         // An owner that does not listen is gone, and the enclave with it.
         let mut tell = |reply: &Reply| {
             if tell(replies, reply).is_err() {

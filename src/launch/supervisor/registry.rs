@@ -20,6 +20,8 @@ use crate::launch::private;
 
 /// Enclaves that have ended and are remembered.
 pub const KEPT: usize = 32;
+/// Held by whoever changes the registry.
+const LOCK: &str = ".lock";
 /// Bytes of a name.
 const MAX_NAME: usize = 64;
 /// A state is some kilobytes; the metadata in it were bounded by the file they came from.
@@ -277,7 +279,7 @@ impl Registry {
 
     /// Everything that changes the registry holds its lock, and everything that probes `alive`.
     fn lock(&self) -> Result<File, Error> {
-        let path = self.folder.join(".lock");
+        let path = self.folder.join(LOCK);
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         file.map_err(Error::io("opening", &path))
     }
@@ -553,6 +555,12 @@ impl Place {
 
     /// Leaves without a trace: what was to start did not.
     pub fn vacate(self) {
+        // Nobody may move in meanwhile. Before it is published, the registry's lock is held anyway.
+        let lock = match &self.lock {
+            Some(_) => None,
+            None => self.folder.parent().and_then(|registry| File::open(registry.join(LOCK)).ok()),
+        };
+        let _unlocked = lock.as_ref().map(File::lock);
         // Left behind, it is a row that says CRASHED.
         let _left = fs::remove_dir_all(&self.folder);
     }
