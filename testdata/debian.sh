@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes the two layers of a real distribution: `debian.sh DIR` writes DIR/base.tar (Debian bookworm, minbase) and
+# Makes the two layers of a real distribution: `debian.sh DIR ARCH` writes DIR/base.tar (Debian bookworm, minbase) and
 # DIR/python.tar (what `apt-get install python3-minimal && rm /etc/motd` changed, whiteouts included). Needs root.
+# Programs of another architecture than this machine's cannot be run here: such packages are unpacked, not configured.
 # The mirror is the one that this machine's apt is configured with.
 set -eu
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive TZ=UTC
@@ -9,6 +10,7 @@ umask 022
 suite=bookworm
 package=python3-minimal
 out=$1
+arch=$2
 work=$(mktemp -d "$out/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
@@ -38,21 +40,54 @@ pack() {
         --directory="$1" --file="$2" --no-recursion --null --verbatim-files-from --files-from=-
 }
 
-debootstrap --variant=minbase "$suite" "$work/base" "$mirror" >"$out/debootstrap.log" 2>&1 ||
-    { tail -n 20 "$out/debootstrap.log" >&2; exit 1; }
-rm -rf "$work/base/debootstrap"
-printf '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n' >"$work/base/etc/hosts"
-rm -f "$work/base/etc/resolv.conf" "$work/base/etc/hostname"
+bootstrap() { # OPTION...
+    debootstrap --variant=minbase --arch="$arch" "$@" "$suite" "$work/base" "$mirror" >"$out/debootstrap.log" 2>&1 ||
+        { tail -n 20 "$out/debootstrap.log" >&2; exit 1; }
+    rm -rf "$work/base/debootstrap"
+    printf '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n' >"$work/base/etc/hosts"
+    rm -f "$work/base/etc/resolv.conf" "$work/base/etc/hostname"
+}
 
 # The second layer is made by apt in the chroot, with this machine's proxy and resolver for as long as it takes.
-cp -a "$work/base" "$work/python"
-apt-config dump | grep -E '^Acquire::(http|https)::' >"$work/python/etc/apt/apt.conf.d/zz-host" || true
-cp -L /etc/resolv.conf "$work/python/etc/resolv.conf"
-{
-    chroot "$work/python" apt-get -o Dpkg::Use-Pty=0 update
-    chroot "$work/python" apt-get -o Dpkg::Use-Pty=0 install --yes --no-install-recommends "$package"
-} >"$out/apt.log" 2>&1 || { tail -n 20 "$out/apt.log" >&2; exit 1; }
-rm -f "$work/python/etc/resolv.conf" "$work/python/etc/apt/apt.conf.d/zz-host"
+configured() {
+    bootstrap
+    cp -a "$work/base" "$work/python"
+    apt-config dump | grep -E '^Acquire::(http|https)::' >"$work/python/etc/apt/apt.conf.d/zz-host" || true
+    cp -L /etc/resolv.conf "$work/python/etc/resolv.conf"
+    {
+        chroot "$work/python" apt-get -o Dpkg::Use-Pty=0 update
+        chroot "$work/python" apt-get -o Dpkg::Use-Pty=0 install --yes --no-install-recommends "$package"
+    } >"$out/apt.log" 2>&1 || { tail -n 20 "$out/apt.log" >&2; exit 1; }
+    rm -f "$work/python/etc/resolv.conf" "$work/python/etc/apt/apt.conf.d/zz-host"
+}
+
+# Both layers are what the packages have, and the few files without which nobody logs in or is greeted.
+unpacked() {
+    bootstrap --foreign --include="$package"
+    mv "$work/base/var/cache/apt/archives" "$work/archives"
+    # A link to this machine's, for the stage that is left out.
+    rm "$work/base/proc"
+    mkdir "$work/base/proc"
+    for deb in "$work"/archives/*.deb; do
+        case $deb in *python3*) ;; *) unpack "$deb" "$work/base" ;; esac
+    done
+    for name in passwd group; do
+        cp "$work/base/usr/share/base-passwd/$name.master" "$work/base/etc/$name"
+    done
+    cp "$work/base/usr/share/base-files/motd" "$work/base/etc/motd"
+    cp -a "$work/base" "$work/python"
+    for deb in "$work"/archives/*python3*.deb; do
+        unpack "$deb" "$work/python"
+    done
+}
+
+# /bin and /lib stay the links that they are.
+unpack() { # DEB DIR
+    dpkg-deb --fsys-tarfile "$1" >"$work/data.tar"
+    tar --extract --keep-directory-symlink --same-permissions --numeric-owner --file="$work/data.tar" --directory="$2"
+}
+
+if [ "$arch" = "$(dpkg --print-architecture)" ]; then configured; else unpacked; fi
 # As `RUN rm /etc/motd`: a whiteout in any case.
 rm "$work/python/etc/motd"
 

@@ -1,10 +1,12 @@
-//! A real distribution: Debian made by debootstrap under python3 made by apt, booted in QEMU. Needs the kernel of
-//! `eif kernel build`, the packages qemu-system-x86 and debootstrap, and root the first time.
+//! A real distribution: Debian made by debootstrap under python3 made by apt, booted in QEMU on either architecture. Needs
+//! the kernels of `eif kernel build`, the packages qemu-system-x86, qemu-system-arm and debootstrap, and root the first
+//! time.
 
 mod common;
 
 use common::TestEnv;
-use common::boot::{Boot, Ended};
+use common::boot::{Boot, Ended, on_each_architecture};
+use eif::Arch;
 use eif_testdata::{Model, cache_dir, debian_image, debian_layers};
 
 /// Prints the root file system in the words of `Model::listing`, and `m /PATH` where something is mounted.
@@ -31,29 +33,34 @@ show(b'/')
 print('list: end')
 "#;
 
-fn boot(further: &[&str]) -> Ended {
+on_each_architecture! {
+    python_runs_in_debian,
+    the_booted_tree_is_what_was_packed,
+    the_usual_file_systems_are_mounted,
+}
+
+fn boot(arch: Arch, further: &[&str]) -> Ended {
     let env = TestEnv::with_kernels();
-    let reference = format!("oci:{}:latest", debian_image(&cache_dir()).display());
-    let file = env.build(&reference, "debian", further);
+    let reference = format!("oci:{}:latest", debian_image(&cache_dir(), arch.name()).display());
+    let platform = format!("linux/{}", arch.oci_name());
+    let file = env.build(&reference, "debian", &[&["--platform", &platform][..], further].concat());
     Boot::start(&env, &file, &[]).finish()
 }
 
-#[test]
-fn python_runs_in_debian() {
-    let ended = boot(&[]).code(0).says("Hello from Debian 12").says("and Python 3.11");
+fn python_runs_in_debian(arch: Arch) {
+    let ended = boot(arch, &[]).code(0).says("Hello from Debian 12").says("and Python 3.11");
     let _ = ended.says("with pid 1: False").says_line("eif-init: exited with status 0");
 }
 
-#[test]
-fn the_booted_tree_is_what_was_packed() {
+fn the_booted_tree_is_what_was_packed(arch: Arch) {
     let arguments = ["python3", "-B", "-c", LIST].map(|argument| ["--cmd", argument]).concat();
-    let ended = boot(&arguments).code(0);
+    let ended = boot(arch, &arguments).code(0);
     let listed = ended.console().skip_while(|line| *line != "list: begin").skip(1);
     let listed: Vec<_> = listed.take_while(|line| *line != "list: end").collect();
     let mounts: Vec<_> = listed.iter().filter_map(|line| line.strip_prefix("m ")).collect();
     let mut seen: Vec<_> = listed.iter().copied().filter(|line| !line.starts_with("m ")).collect();
     seen.sort_unstable();
-    let model = Model::of(&debian_layers(&cache_dir())).listing();
+    let model = Model::of(&debian_layers(&cache_dir(), arch.name())).listing();
     let is_mount = |line: &str| mounts.iter().any(|mount| line.ends_with(&format!(" {mount}")));
     let expected: Vec<_> = model.iter().map(String::as_str).filter(|line| !is_mount(line)).collect();
     assert!(expected.len() > 3000, "{} entries", expected.len());
@@ -63,10 +70,9 @@ fn the_booted_tree_is_what_was_packed() {
 }
 
 /// What container programs look for is mounted, and as what.
-#[test]
-fn the_usual_file_systems_are_mounted() {
+fn the_usual_file_systems_are_mounted(arch: Arch) {
     let script = "print(open('/proc/mounts').read()); print(open('/proc/net/if_inet6').read())";
-    let ended = boot(&["python3", "-c", script].map(|argument| ["--cmd", argument]).concat()).code(0);
+    let ended = boot(arch, &["python3", "-c", script].map(|argument| ["--cmd", argument]).concat()).code(0);
     let mounted: Vec<(&str, &str)> = ended
         .console()
         .filter_map(|line| {

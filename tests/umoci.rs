@@ -92,7 +92,7 @@ fn assert_same(image: &Image) {
 /// debootstrap's, and python on top: some four thousand files. umoci does not know zstd, so it gets plain tars.
 #[test]
 fn a_debian_root() {
-    let place = eif_testdata::debian_image(&eif_testdata::cache_dir());
+    let place = eif_testdata::debian_image(&eif_testdata::cache_dir(), "x86_64");
     let layers = ["base.tar", "python.tar"].map(|name| Layer::from_tar(fs::read(place.join(name)).unwrap()));
     assert_same(&Image::new(layers.into()).config(Config::new().entrypoint(&["/bin/sh"])));
 }

@@ -1,4 +1,4 @@
-//! A real distribution as a two-layer image, made once by debootstrap and kept in a cache.
+//! A real distribution as a two-layer image for either architecture, made once by debootstrap and kept in a cache.
 
 use crate::{Compression, Config, Image, Layer, OciLayout, sha256};
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 const RECIPE: &str = include_str!("../debian.sh");
 /// Raise it when this file changes what the image is.
-const EDITION: u32 = 2;
+const EDITION: u32 = 3;
 
 /// The folder for images that are dear to make: `$XDG_CACHE_HOME/eif-testdata` or `~/.cache/eif-testdata`.
 ///
@@ -24,36 +24,38 @@ pub fn cache_dir() -> PathBuf {
 ///
 /// # Panics
 /// As [`debian_image`].
-pub fn debian_layers(cache: &Path) -> Vec<Layer> {
-    let place = debian_image(cache);
+pub fn debian_layers(cache: &Path, arch: &str) -> Vec<Layer> {
+    let place = debian_image(cache, arch);
     ["base.tar", "python.tar"].map(|name| Layer::read_tar(&read(&place.join(name)))).into()
 }
 
 /// Debian bookworm (minbase) under python3-minimal, as an OCI layout with the tag `latest`; its command is python3
-/// and prints one line. Takes a minute the first time.
+/// and prints one line. `arch` is `x86_64` or `aarch64`; what this machine cannot run is unpacked and not configured.
+/// Takes a minute the first time.
 ///
 /// # Panics
 /// When it cannot be made: without root and passwordless sudo, without debootstrap, without a mirror. The message says
 /// which.
-pub fn debian_image(cache: &Path) -> PathBuf {
+pub fn debian_image(cache: &Path, arch: &str) -> PathBuf {
+    let arch = if arch == "aarch64" { "arm64" } else { "amd64" };
     let key = &sha256(format!("{EDITION}\n{RECIPE}").as_bytes())["sha256:".len()..][..16];
-    let place = cache.join(format!("debian-{key}"));
+    let place = cache.join(format!("debian-{arch}-{key}"));
     fs::create_dir_all(cache).unwrap_or_else(|e| panic!("{}: {e}", cache.display()));
     let lock = File::create(cache.join("debian.lock")).expect("the cache can be written");
     lock.lock().expect("the cache can be locked");
     if !place.join("index.json").exists() {
-        make(cache, &place);
+        make(cache, &place, arch);
     }
     place
 }
 
-fn make(cache: &Path, place: &Path) {
+fn make(cache: &Path, place: &Path, arch: &str) {
     let work = cache.join("debian.tmp");
     fs::create_dir_all(&work).expect("the cache can be written");
-    run_recipe(cache, &work);
+    run_recipe(cache, &work, arch);
     let layer = |name: &str| Layer::from_tar(read(&work.join(name)));
     let layers = vec![layer("base.tar").compress(Compression::Gzip), layer("python.tar").compress(Compression::Zstd)];
-    let image = Image::new(layers).config(config());
+    let image = Image::new(layers).config(config().platform(&format!("linux/{arch}")));
     let fresh = work.join("layout");
     OciLayout::new().tag("latest", &image).files().write_dir(&fresh);
     for name in ["base.tar", "python.tar"] {
@@ -77,14 +79,15 @@ fn config() -> Config {
 }
 
 /// Runs the shell script, with sudo when that needs no password.
-fn run_recipe(cache: &Path, work: &Path) {
+fn run_recipe(cache: &Path, work: &Path, arch: &str) {
     let script = cache.join("debian.sh");
     fs::write(&script, RECIPE).expect("the cache can be written");
     let mut command = if is_root() { Command::new("sh") } else { Command::new("sudo") };
     if !is_root() {
         command.args(["--non-interactive", "sh"]);
     }
-    let output = command.arg(&script).arg(work).stdin(Stdio::null()).output().expect("sh, or sudo, can be run");
+    let output =
+        command.arg(&script).arg(work).arg(arch).stdin(Stdio::null()).output().expect("sh, or sudo, can be run");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),

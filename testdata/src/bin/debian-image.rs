@@ -1,6 +1,8 @@
-//! Makes the Debian image, or finds it in the cache, and prints where it is.
+//! Makes the Debian images, or finds them in the cache, and prints where they are.
 
-#[expect(clippy::print_stdout, reason = "the path is this program's output")]
+#[expect(clippy::print_stdout, reason = "the paths are this program's output")]
 fn main() {
-    println!("{}", eif_testdata::debian_image(&eif_testdata::cache_dir()).display());
+    for arch in ["x86_64", "aarch64"] {
+        println!("{}", eif_testdata::debian_image(&eif_testdata::cache_dir(), arch).display());
+    }
 }
