@@ -44,11 +44,15 @@ impl RealEngine {
             port
         });
         let log = fs::File::create(env.path("docker.log")).unwrap();
-        let mut command = env.command_of("dockerd", &arguments);
+        // It ends with this test even if that is killed, and its mounts are nobody else's and end with it.
+        let words = ["--pdeathsig", "TERM", "unshare", "--mount", "--", "dockerd"].map(str::to_owned);
+        let mut command = env.command_of("setpriv", &[&words[..], &arguments].concat());
         let spawned = command.stdout(Stdio::null()).stderr(log).spawn();
-        let process = spawned.expect("a Docker engine is needed here: dockerd (Debian: docker.io)");
+        let process = spawned.expect("setpriv can be run: install the package util-linux");
         let mut engine = Self { process, socket, port };
         engine.wait(env);
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains(env.work().to_str().unwrap()), "a killed test would leave mounts: {mounts}");
         engine
     }
 
@@ -60,7 +64,10 @@ impl RealEngine {
             if ended.is_some() || Instant::now() > deadline {
                 let log = fs::read_to_string(env.path("docker.log")).unwrap();
                 let tail: Vec<&str> = log.lines().rev().take(20).collect();
-                panic!("no Docker engine starts here, which needs root and cgroups: {ended:?}\n{tail:#?}");
+                panic!(
+                    "no Docker engine starts here, which needs dockerd (Debian: docker.io), root and cgroups: \
+                     {ended:?}\n{tail:#?}"
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
         }
