@@ -147,7 +147,7 @@ fn a_closed_pipe_is_no_error() {
 fn mistakes_on_the_command_line_are_exit_2_and_one_line() {
     let env = world();
     let _ = env.layout("image", &image());
-    let wrong: [&[&str]; 8] = [
+    let wrong: [&[&str]; 12] = [
         &["build"],
         &["build", "oci:image"],
         &["build", "oci:image", "-o", "x", "--mtime", "never"],
@@ -155,6 +155,11 @@ fn mistakes_on_the_command_line_are_exit_2_and_one_line() {
         &["build", "oci:image", "-o", "x", "--env", "HOME"],
         &["build", "oci:image", "-o", "x", "--platform", "linux/riscv64"],
         &["build", "oci:image", "-o", "x", "--threads", "0"],
+        // stdout has the measurements; no file is called `-` by mistake.
+        &["build", "oci:image", "-o", "-"],
+        &["build", "oci:image", "-o", "x", "--report", "-"],
+        &["pull", "localhost/app", "-o", "-"],
+        &["sign", "x", "--signing-certificate", "x", "--private-key", "x", "-o", "-"],
         &["unknown"],
     ];
     for words in wrong {
@@ -163,6 +168,22 @@ fn mistakes_on_the_command_line_are_exit_2_and_one_line() {
         assert!(output.stderr().lines().skip(1).all(|line| line.starts_with("help: ")), "{output:?}");
         assert_eq!(output.stdout(), "");
     }
+    assert!(!env.path("-").exists());
+}
+
+/// What is named is meant, also where no registry will ask for a login.
+#[test]
+fn a_file_of_logins_that_is_not_there() {
+    let env = world();
+    let _ = env.layout("image", &image());
+    let _ = build(&env, &["--authfile", "none.json"]).refused("E-auth-file").says("none.json: no such file");
+    let _ = env.eif(&["verify", "x", "--image", "oci:image", "--authfile", "none.json"]).refused("E-auth-file");
+    let _ = build(&env, &["--authfile", "image"]).refused("E-auth-file").says("image: not a file");
+    env.write("logins.json", "{}");
+    let _ = env.eif(&["build", "oci:image", "--kernel", "kernel", "-o", "x", "--authfile", "logins.json"]).success();
+    // The usual places may be empty, and the variable may outlive its file.
+    let env = env.variable("REGISTRY_AUTH_FILE", "none.json");
+    let _ = env.eif(&["build", "oci:image", "--kernel", "kernel", "-o", "x"]).success();
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use eif::build::{Documents, Plan, Profile, Report, lock};
 use eif::image::{Platform, Reference};
@@ -35,22 +36,22 @@ pub struct Args {
     /// tar whose process --entrypoint, --cmd, --env, --user and --workdir name. PATH `-` is stdin
     image: OsString,
     /// The file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = written())]
     output: PathBuf,
     /// Write what the build came to, to be committed [default with --locked: eif.lock]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = written())]
     lock: Option<PathBuf>,
     /// Refuse a build that is not what the lock has; the image is the one that is named, the lock is left as it is
     #[arg(long)]
     locked: bool,
     /// Write where the file comes from, as an in-toto statement with a SLSA v1 predicate
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = written())]
     provenance: Option<PathBuf>,
     /// Write all facts of the build, as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = written())]
     report: Option<PathBuf>,
     /// Write the SBOM that the image comes with; an image without one is refused
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = written())]
     sbom: Option<PathBuf>,
     #[command(flatten)]
     options: BuildOptions,
@@ -181,6 +182,14 @@ pub fn run(args: Args, ui: &mut Ui) -> Result<ExitCode, Failure> {
     tell(&report, ui);
     ui.data(&report.measurements.to_json())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A file to write. stdout has the measurements: `-`, which elsewhere stands for it, would become a file of that name.
+pub fn written() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| {
+        let stdout = path == Path::new("-");
+        if stdout { Err("stdout has the measurements; a file of that name is ./-") } else { Ok(path) }
+    })
 }
 
 /// One file cannot be two.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use eif::artifact::{self, Attached};
 
-use super::build::distinct;
+use super::build::{distinct, written};
 use super::failure::Failure;
 use super::push;
 use super::source::SourceOptions;
@@ -22,13 +22,13 @@ pub struct Args {
     #[arg(value_name = "REF")]
     reference: OsString,
     /// The file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = written())]
     output: PathBuf,
     /// Write the lock that is attached
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = written())]
     lock: Option<PathBuf>,
     /// Write the in-toto statement that is attached
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = written())]
     provenance: Option<PathBuf>,
     #[command(flatten)]
     source: SourceOptions,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use eif::eif::signature::{self, Certificate, LocalKey, Signer, SigningCertificate, SigningKey};
 use eif::eif::{Eif, Measurements, Pcr};
 
+use super::build::written;
 use super::environment;
 use super::failure::Failure;
 use super::inspect::at;
@@ -35,7 +36,7 @@ pub struct Args {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The signed file, in place of FILE itself
-    #[arg(long, short, value_name = "FILE", conflicts_with = "print_payload")]
+    #[arg(long, short, value_name = "FILE", conflicts_with = "print_payload", value_parser = written())]
     output: Option<PathBuf>,
     /// The certificate (PEM) of the signing key; the first one in the file is used
     #[arg(long, value_name = "CERT.pem")]

@@ -97,7 +97,12 @@ impl RegistryOptions {
     /// Who registries are told that we are.
     pub fn credentials(&self) -> Result<Credentials, Failure> {
         let files = match &self.authfile {
-            Some(file) => vec![AuthFile::new(file, Standing::Named)],
+            // Also where nobody will ask for a login: what is named is meant.
+            Some(file) => {
+                let file = AuthFile::new(file, Standing::Named);
+                file.expect_there()?;
+                vec![file]
+            }
             None => environment::auth_files(),
         };
         let credentials = Credentials::new(files, environment::search_path());

@@ -70,6 +70,17 @@ impl AuthFile {
         self.contents().err()
     }
 
+    /// Refuses a file that is named and is not there, before anything is asked of it; a pipe is left unread.
+    ///
+    /// # Errors
+    /// [`Error::AuthFile`].
+    pub fn expect_there(&self) -> Result<(), Error> {
+        match self.there() {
+            Err(why) if self.is_named() => Err(Error::AuthFile { path: self.path.clone(), why }),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn label(&self) -> String {
         self.path.display().to_string()
     }
@@ -101,16 +112,18 @@ impl AuthFile {
         contents
     }
 
-    fn bytes(&self) -> Result<Vec<u8>, String> {
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => "no such file".to_owned(),
-            _ => error.to_string(),
-        };
-        // Asked before it is opened: opening a pipe would wait for its writer, which only a named one has.
+    /// Whether there is something to read. The file is not opened: opening a pipe would wait for its writer, which only a
+    /// named one has.
+    fn there(&self) -> Result<(), String> {
         let metadata = fs::metadata(&self.path).map_err(failed)?;
         if metadata.is_dir() || (!metadata.is_file() && !self.is_named()) {
             return Err("not a file".to_owned());
         }
+        Ok(())
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>, String> {
+        self.there()?;
         let mut bytes = Vec::new();
         let file = fs::File::open(&self.path).map_err(failed)?;
         file.take(FILE_LIMIT.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
@@ -118,6 +131,13 @@ impl AuthFile {
             return Err(format!("larger than {FILE_LIMIT} bytes, the limit for a file with logins"));
         }
         Ok(bytes)
+    }
+}
+
+fn failed(error: io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        _ => error.to_string(),
     }
 }
 
