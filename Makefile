@@ -48,6 +48,8 @@ bench:
 	'$(TARGET)/release/eif-bench' algorithms
 	'$(TARGET)/release/eif-bench' build middle --peers
 	'$(TARGET)/release/eif-bench' build large --peers
+	'$(TARGET)/release/eif-bench' compress hello
+	'$(TARGET)/release/eif-bench' compress middle
 
 packages:
 	@sh .ci/install-packages

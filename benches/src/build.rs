@@ -1,12 +1,10 @@
 //! Times `eif build` on an image, and what others do with it, in turn with the floor.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
-use crate::floor::{self, Floor};
+use crate::floor::{self, Data, Floor};
 use crate::images;
+use crate::program::{self, Cost};
 
 /// What is measured.
 pub struct Options {
@@ -18,7 +16,7 @@ pub struct Options {
 impl Options {
     /// From the command line.
     pub fn read(name: &str, mut further: &[&str]) -> Option<Self> {
-        let mut options = Self { name: name.to_owned(), rounds: 3, peers: false };
+        let mut options = Self { name: name.to_owned(), rounds: 5, peers: false };
         loop {
             further = match further {
                 [] => return ["hello", "middle", "large"].contains(&name).then_some(options),
@@ -36,108 +34,79 @@ impl Options {
     }
 }
 
-/// A contestant's best time, and the most memory that it used.
-struct Row {
-    name: String,
-    seconds: f64,
-    kib: u64,
+/// Whoever makes something of the image.
+struct Contestant {
+    name: &'static str,
+    /// Leaves its results in the working folder.
+    script: String,
+    /// Whether it has plain layers to read.
+    plain: bool,
+    /// Whether its peak memory is that of the program alone.
+    alone: bool,
 }
 
 pub fn table(options: &Options) {
     let layout = images::layout(&options.name);
+    let plain = images::plain(&options.name);
+    let data = Data::of(&layout);
     let scratch = tempfile::tempdir().expect("a temporary folder");
-    let mut floors: Vec<Floor> = Vec::new();
-    let mut rows: Vec<Row> = Vec::new();
+    let contestants = contestants(&layout, &plain, options.peers);
+    let mut floor: Option<Floor> = None;
+    let mut costs: Vec<Option<Cost>> = vec![None; contestants.len()];
     for _ in 0..options.rounds {
-        floors.push(floor::measure(&layout, scratch.path()));
-        for (name, script) in contestants(&layout, options.peers) {
-            let (seconds, kib) = timed(&script, scratch.path());
-            match rows.iter_mut().find(|row| row.name == name) {
-                Some(row) => (row.seconds, row.kib) = (row.seconds.min(seconds), row.kib.max(kib)),
-                None => rows.push(Row { name, seconds, kib }),
-            }
+        let now = floor::measure(&layout, &data, scratch.path());
+        floor = Some(floor.map_or_else(|| Floor { parts: now.parts.clone() }, |floor| floor.best(&now)));
+        for (contestant, cost) in contestants.iter().zip(&mut costs) {
+            let folder = tempfile::tempdir_in(scratch.path()).expect("a temporary folder");
+            let now = program::run(&contestant.script, folder.path());
+            *cost = Some(cost.map_or(now, |cost| cost.best(now)));
         }
     }
-    let floor = floors.into_iter().min_by(|a, b| a.seconds().total_cmp(&b.seconds())).expect("at least one round");
-    print(options, &floor, &rows);
+    let floor = floor.expect("at least one round");
+    println!("{}: {} MB of tars, best of {} rounds\n", options.name, data.plain() / 1_000_000, options.rounds);
+    print_floor(&floor);
+    print(&floor, &contestants, &costs);
 }
 
-fn print(options: &Options, floor: &Floor, rows: &[Row]) {
-    println!("{}: best of {} rounds\n\n| what | seconds | × floor | peak memory |", options.name, options.rounds);
-    println!("|---|---|---|---|\n| floor | {:.2} | 1.00 | |", floor.seconds());
+fn print_floor(floor: &Floor) {
+    println!("| floor | seconds | of it |\n|---|---|---|");
     for (name, seconds) in &floor.parts {
-        println!("| … {name} | {seconds:.2} | {:.2} | |", seconds / floor.seconds());
+        println!("| {name} | {seconds:.2} | {:.0} % |", 100.0 * seconds / floor.seconds());
     }
-    println!(
-        "| hashing and writing | {:.2} | {:.2} | |",
-        floor.hashing_and_writing(),
-        floor.hashing_and_writing() / floor.seconds()
-    );
-    for row in rows {
-        let ratio = row.seconds / floor.seconds();
-        println!("| {} | {:.2} | {ratio:.2} | {} MiB |", row.name, row.seconds, row.kib / 1024);
+    println!("| all | {:.2} | |\n", floor.seconds());
+}
+
+fn print(floor: &Floor, contestants: &[Contestant], costs: &[Option<Cost>]) {
+    println!("| what | seconds | × floor | CPU × floor | peak memory |\n|---|---|---|---|---|");
+    for (contestant, cost) in contestants.iter().zip(costs) {
+        let Some(cost) = cost else { continue };
+        let floor = if contestant.plain { floor.hashing_and_writing() } else { floor.seconds() };
+        let memory = if contestant.alone { format!("{:.1} MiB", cost.kib as f64 / 1024.0) } else { String::new() };
+        let (time, cpu) = (cost.seconds / floor, cost.cpu / 2.0 / floor);
+        println!("| {} | {:.2} | {time:.2} | {cpu:.2} | {memory} |", contestant.name, cost.seconds);
     }
 }
 
-/// Names and shell scripts; each leaves its results in the working folder.
-fn contestants(layout: &Path, peers: bool) -> Vec<(String, String)> {
-    let eif = eif();
-    let (eif, oci) = (eif.display(), layout.display());
-    let build = |options: &str| format!("exec {eif} --quiet build oci:{oci}:latest -o out.eif {options}");
+fn contestants(layout: &Path, plain: &Path, peers: bool) -> Vec<Contestant> {
+    let eif = program::eif();
+    let oci = layout.display();
+    let eif = |name, layout: &Path, options: &str, plain| {
+        let (eif, oci) = (eif.display(), layout.display());
+        let script = format!("exec {eif} --quiet build oci:{oci}:latest -o out.eif {options}");
+        Contestant { name, script, plain, alone: true }
+    };
     let mut all = vec![
-        ("eif build".to_owned(), build("")),
-        ("eif build --threads 1".to_owned(), build("--threads 1")),
-        ("eif build --compress gzip".to_owned(), build("--compress gzip")),
-        ("eif build --compress zstd".to_owned(), build("--compress zstd")),
+        eif("`eif build`", layout, "", false),
+        eif("`eif build --threads 1`", layout, "--threads 1", false),
+        eif("`eif build`, plain layers, × hashing and writing", plain, "", true),
     ];
     if peers {
-        let steps = format!(
-            "skopeo copy -q oci:{oci}:latest oci:copy:latest && umoci unpack --image copy:latest bundle && \
-             (cd bundle/rootfs && find . -print0 | cpio --quiet -0 -o -H newc) >ramdisk.cpio"
-        );
-        all.push(("skopeo copy + umoci unpack + cpio".to_owned(), steps));
+        let copy = format!("skopeo copy -q oci:{oci}:latest oci:copy:latest");
+        let unpack = "umoci unpack --image copy:latest bundle 2>umoci.log";
+        let pack = "(cd bundle/rootfs && find . -print0 | cpio --quiet -0 -o -H newc) >ramdisk.cpio";
+        let script = format!("{copy} && {unpack} && {pack}");
+        let name = "`skopeo copy`, `umoci unpack`, `cpio`";
+        all.push(Contestant { name, script, plain: false, alone: false });
     }
     all
-}
-
-/// `eif` beside this program.
-fn eif() -> PathBuf {
-    let path = std::env::current_exe().expect("this program has a path").with_file_name("eif");
-    assert!(path.exists(), "{}: build it first, with the same profile: cargo build --release", path.display());
-    path
-}
-
-/// Wall time and VmHWM of a script in a fresh folder.
-fn timed(script: &str, scratch: &Path) -> (f64, u64) {
-    let folder = tempfile::tempdir_in(scratch).expect("a temporary folder");
-    let start = Instant::now();
-    let mut child = Command::new("sh")
-        .args(["-c", script])
-        .current_dir(folder.path())
-        .env("TMPDIR", folder.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("sh can be run");
-    let peak = watched(&mut child);
-    let seconds = start.elapsed().as_secs_f64();
-    (seconds, peak)
-}
-
-/// Waits for the end, and reads the peak while it can be read: it never falls.
-fn watched(child: &mut Child) -> u64 {
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    loop {
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let now = line.and_then(|line| line.trim().split(' ').next()?.parse().ok());
-        peak = peak.max(now.unwrap_or(0));
-        match child.try_wait().expect("the child can be waited for") {
-            Some(status) => {
-                assert!(status.success(), "{status}");
-                return peak;
-            }
-            None => std::thread::sleep(Duration::from_millis(2)),
-        }
-    }
 }

@@ -1,10 +1,13 @@
 //! The images that are measured with, made once and kept in the user's cache.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use eif_testdata::{Compression, Config, Image, Layer, OciLayout, hello_image};
+
+use crate::algorithms::inflate;
 
 const RECIPE: &str = include_str!("../images.sh");
 
@@ -19,13 +22,36 @@ pub fn layout(name: &str) -> PathBuf {
     if place.join("index.json").exists() {
         return place;
     }
-    let image = if name == "hello" { hello_image() } else { Image::new(layers(name, &cache)) };
-    let image = image.compress(Compression::Gzip).config(Config::new().cmd(&["/bin/true"]));
-    let fresh = cache.join(format!("bench-{name}.tmp"));
-    let _ = fs::remove_dir_all(&fresh);
-    OciLayout::new().tag("latest", &image).files().write_dir(&fresh);
-    fs::rename(&fresh, &place).expect("the finished layout moves to its place");
+    let image = if name == "hello" { hello_image() } else { image(layers(name, &cache)) };
+    write(&image.compress(Compression::Gzip), &place);
     place
+}
+
+/// The same with plain layers.
+pub fn plain(name: &str) -> PathBuf {
+    let packed = layout(name);
+    let place = packed.with_added_extension("plain");
+    if !place.join("index.json").exists() {
+        let tars = blobs(&packed).into_iter().map(|blob| Layer::from_tar(inflate(&blob)));
+        write(&image(tars.collect()).compress(Compression::None), &place);
+    }
+    place
+}
+
+fn image(layers: Vec<Layer>) -> Image {
+    Image::new(layers).config(Config::new().cmd(&["/bin/true"]))
+}
+
+fn write(image: &Image, place: &Path) {
+    let fresh = place.with_added_extension("tmp");
+    let _ = fs::remove_dir_all(&fresh);
+    OciLayout::new().tag("latest", image).files().write_dir(&fresh);
+    fs::rename(&fresh, place).expect("the finished layout moves to its place");
+}
+
+/// As layers of images are packed.
+pub fn gzip(tar: &[u8]) -> Vec<u8> {
+    Compression::Gzip.pack(tar)
 }
 
 fn layers(name: &str, cache: &Path) -> Vec<Layer> {
@@ -39,6 +65,19 @@ fn layers(name: &str, cache: &Path) -> Vec<Layer> {
 
 /// The compressed layers of a layout, in order.
 pub fn blobs(layout: &Path) -> Vec<Vec<u8>> {
+    paths(layout).iter().map(|path| fs::read(path).expect("the layer can be read")).collect()
+}
+
+/// Reads all layers in pieces, and keeps nothing.
+pub fn read(layout: &Path) {
+    let mut buffer = vec![0; 256 << 10];
+    for path in paths(layout) {
+        let mut file = fs::File::open(path).expect("the layer can be read");
+        while file.read(&mut buffer).expect("the layer can be read") > 0 {}
+    }
+}
+
+fn paths(layout: &Path) -> Vec<PathBuf> {
     let json = |path: &Path| -> serde_json::Value {
         serde_json::from_slice(&fs::read(path).expect("the layout is whole")).expect("the layout is JSON")
     };
@@ -48,6 +87,5 @@ pub fn blobs(layout: &Path) -> Vec<Vec<u8>> {
     };
     let index = json(&layout.join("index.json"));
     let manifest = json(&blob(&index["manifests"][0]["digest"]));
-    let layers = manifest["layers"].as_array().expect("layers");
-    layers.iter().map(|layer| fs::read(blob(&layer["digest"])).expect("the layer can be read")).collect()
+    manifest["layers"].as_array().expect("layers").iter().map(|layer| blob(&layer["digest"])).collect()
 }

@@ -1,17 +1,26 @@
 //! `eif-bench`: how fast `eif build` is, as ratios to a floor that is measured beside it on the same data.
 //!
-//! `eif-bench algorithms` times the libraries that could do the work, on both cores at once. `eif-bench build` times
-//! `eif build` and others on an image. Absolute times are printed for people; only ratios of one run mean anything.
+//! | command | what it times |
+//! |---|---|
+//! | `algorithms` | the libraries that could do the work |
+//! | `build` | `eif build`, and what others do, on an image |
+//! | `compress` | build and boot for each `--compress` |
+//!
+//! Absolute times are printed for people; only ratios of one run mean anything.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that a person runs")]
 
 mod algorithms;
 mod build;
+mod compress;
 mod floor;
 mod images;
+mod program;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: eif-bench algorithms | eif-bench build hello|middle|large [--rounds N] [--peers]";
+const USAGE: &str = "usage: eif-bench algorithms
+       eif-bench build hello|middle|large [--rounds N] [--peers]
+       eif-bench compress hello|middle [--rounds N]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +30,11 @@ fn main() -> ExitCode {
         ["build", name, further @ ..] => match build::Options::read(name, further) {
             Some(options) => build::table(&options),
             None => return usage(),
+        },
+        ["compress", name] => compress::table(name, 3),
+        ["compress", name, "--rounds", rounds] => match rounds.parse() {
+            Ok(rounds) if rounds > 0 => compress::table(name, rounds),
+            _ => return usage(),
         },
         _ => return usage(),
     }
@@ -32,12 +46,11 @@ fn usage() -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Seconds that `work` takes when it runs on two threads at once: both cores are busy, as in a build.
-fn on_two_threads(work: impl Fn() + Sync) -> f64 {
-    let start = std::time::Instant::now();
+/// What `work` gives on two threads at once: both cores are busy, as in a build.
+fn on_two_threads<T: Send>(work: impl Fn() -> T + Sync) -> [T; 2] {
     std::thread::scope(|scope| {
-        scope.spawn(&work);
-        work();
-    });
-    start.elapsed().as_secs_f64()
+        let other = scope.spawn(&work);
+        let here = work();
+        [here, other.join().expect("the measured work does not panic")]
+    })
 }

@@ -25,12 +25,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
+pub use eif_sha384::{SIZE, Sha384};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::Digest;
-
-/// Bytes of a SHA-384 value.
-pub const SIZE: usize = 48;
 
 /// PCR2 of every file with exactly one ramdisk: it says nothing about the application.
 pub const PCR2_OF_NOTHING: &str =
@@ -43,34 +40,7 @@ pub const HASH_ALGORITHM: &str = "Sha384 { ... }";
 pub const CHUNK: usize = 256 * 1024;
 
 /// How many chunks may wait for a thread that hashes.
-const QUEUE: usize = 8;
-
-/// A running SHA-384: the one place that knows who computes it.
-#[derive(Clone, Default)]
-pub struct Sha384(sha2::Sha384);
-
-impl Sha384 {
-    /// The state before the first byte.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    /// The digest of all bytes added.
-    pub fn finish(self) -> [u8; SIZE] {
-        self.0.finalize().into()
-    }
-}
-
-impl fmt::Debug for Sha384 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Sha384")
-    }
-}
+const QUEUE: usize = 16;
 
 /// The value of one register. Prints as 96 lower-case hexadecimal digits and is read from such, of either case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
