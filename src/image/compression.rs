@@ -37,7 +37,7 @@ impl Compression {
     ///
     /// # Errors
     /// When the decoder cannot have its memory.
-    pub fn plain<'a>(self, packed: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    pub fn plain<'a>(self, packed: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Compression::None => Box::new(packed),
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),

@@ -153,6 +153,13 @@ pub struct Layer {
     pub compression: Option<Compression>,
 }
 
+impl Layer {
+    /// Digest of the blob as it is stored, which whoever reads it is held to; `None` where nothing says it.
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        self.blob.map(|(digest, _)| digest)
+    }
+}
+
 impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Image").field("platform", &self.platform).field("layers", &self.layers).finish_non_exhaustive()

@@ -2,22 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::Scope;
 
+use super::ahead::{Ahead, CHUNK};
 use super::apply::{Note, NoteKind, apply};
 use super::entries::{Entries, Fault, is_header};
 use super::error::{EntryFault, Error, StreamFault};
 use super::layer::{self, Budget, Meaning, Stop};
 use super::spool::{OverLimit, Spools, Tee, WriteFailed};
 use super::tree::Tree;
-use crate::image::{self, Compression, Digest, Image};
+use crate::image::{self, Compression, Digest, Image, Layer};
 use crate::{Progress, Warning, escaped};
 
 /// Bytes of a tar for each packed one from which on it is told, where the tar has at least [`SWOLLEN_FROM`] bytes.
 const SWOLLEN: u64 = 100;
+/// Layers that are read at a time, whatever the threads: each has two queues of chunks, and takes three cores.
+const AT_A_TIME: usize = 8;
 /// Smaller layers are zeros for some good reason.
 const SWOLLEN_FROM: u64 = 64 << 20;
 
@@ -44,7 +48,8 @@ impl Default for Limits {
 pub struct Options {
     /// What is refused for its size.
     pub limits: Limits,
-    /// Layers that are read at a time.
+    /// Layers that are read at a time, where there are no more than eight of them. With 2 or more, reading, inflating
+    /// and hashing of a layer have threads of their own.
     pub threads: usize,
     /// Where the spools go; they have no name there and vanish with the process.
     pub scratch: PathBuf,
@@ -139,8 +144,8 @@ fn too_many_bytes(label: &str, options: &Options) -> Error {
     Error::Limit { layer: label.to_owned(), limit: options.limits.unpacked, unit: "bytes" }
 }
 
-/// Gets the layers and reads them with as many threads as the options say. After a refusal no further layer is begun; the layers
-/// below it were begun before, so the lowest refusal is found whatever the threads do. The limits are the whole image's,
+/// Gets the layers and reads them, as many at a time as the options say. After a refusal no further layer is begun; the
+/// layers below it were begun before, so the lowest refusal is found whatever the threads do. The limits are the whole image's,
 /// so which layer goes beyond them may differ from run to run; that one does is the same.
 pub(super) fn read_all<C: Send>(
     image: &Image,
@@ -166,7 +171,7 @@ pub(super) fn read_all<C: Send>(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..options.threads.min(count) {
+        for _ in 1..options.threads.min(count).min(AT_A_TIME) {
             scope.spawn(work);
         }
         work();
@@ -217,22 +222,27 @@ fn read_layer<C>(
     progress: &dyn Progress,
 ) -> Outcome<C> {
     let label = image.layer_label(index);
+    let layer = image.layers().get(index);
     let packed = AtomicU64::new(0);
     let stored = Counted { inner: image.open_layer(index)?, packed: &packed, progress };
-    let declared = image.layers().get(index).and_then(|layer| layer.compression);
-    let (format, plain) = decoded(stored, &label)?;
-    let diff_id = image.layers().get(index).and_then(|layer| layer.diff_id);
     let spool_failed = |source| Error::Spool { place: options.scratch.display().to_string(), source };
     let spool = tempfile::tempfile_in(&options.scratch).map_err(spool_failed)?;
-    let explain = Explain { label: &label, format, options };
-    let mut entries = Entries::new(Tee::new(plain, spool, budget));
     let number = u32::try_from(index).unwrap_or(u32::MAX);
-    let changes = layer::read(&mut entries, number, budget, meaning).map_err(|stop| explain.stop(stop))?;
-    let (spool, sha256) = entries.into_inner().finish().map_err(|error| explain.io(error))?;
-    let got = Digest::from_bytes(sha256);
+    let diff_id = layer.and_then(|layer| layer.diff_id);
+    let (format, changes, spool, got) = std::thread::scope(|scope| {
+        let (format, plain) = decoded(stored, &label, &Stages((options.threads > 1).then_some(scope)))?;
+        // The blob's digest is checked as it is read: that of a plain tar is the same once more.
+        let known = layer.and_then(Layer::digest).filter(|_| format == Compression::None);
+        let explain = Explain { label: &label, format, options };
+        let mut entries = Entries::new(Tee::new(plain, spool, budget, known));
+        let changes = layer::read(&mut entries, number, budget, meaning).map_err(|stop| explain.stop(stop))?;
+        let (spool, got) = entries.into_inner().finish().map_err(|error| explain.io(error))?;
+        Ok::<_, Error>((format, changes, spool, got))
+    })?;
     if let Some(want) = diff_id.filter(|want| *want != got) {
         return Err(Error::Stream { layer: label, fault: StreamFault::DiffId { want, got } });
     }
+    let declared = layer.and_then(|layer| layer.compression);
     let mislabelled = declared.filter(|declared| *declared != format).map(|declared| {
         Warning::new("W-media-type", format!("{label}: the media type says {declared}, the bytes are {format}"))
     });
@@ -265,9 +275,25 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
+/// How the stages of a layer's reading are joined: each on a thread of the scope, or without one all on this thread.
+struct Stages<'scope, 'env>(Option<&'scope Scope<'scope, 'env>>);
+
+impl<'scope> Stages<'scope, '_> {
+    fn join(&self, inner: impl Read + Send + 'scope) -> io::Result<Box<dyn BufRead + Send + 'scope>> {
+        Ok(match self.0 {
+            Some(scope) => Box::new(Ahead::new(scope, inner)?),
+            None => Box::new(io::BufReader::with_capacity(CHUNK, inner)),
+        })
+    }
+}
+
 /// Finds the compression in the first bytes, which media types may misstate, and undoes it. A plain tar begins with a
 /// name, which may look like anything, so a header that is one is asked for first.
-fn decoded<'a>(mut stored: impl Read + Send + 'a, label: &str) -> Result<(Compression, Box<dyn Read + 'a>), Error> {
+fn decoded<'scope>(
+    mut stored: impl Read + Send + 'scope,
+    label: &str,
+    stages: &Stages<'scope, '_>,
+) -> Result<(Compression, Box<dyn BufRead + Send + 'scope>), Error> {
     let mut head = Vec::new();
     let explain = |error: io::Error| match error.downcast::<image::Error>() {
         Ok(carried) => Error::Image(carried),
@@ -276,8 +302,12 @@ fn decoded<'a>(mut stored: impl Read + Send + 'a, label: &str) -> Result<(Compre
     (&mut stored).take(512).read_to_end(&mut head).map_err(explain)?;
     let refused = |name| Error::Stream { layer: label.to_owned(), fault: StreamFault::ForeignCompression(name) };
     let format = if is_header(&head) { Compression::None } else { Compression::of(&head).map_err(refused)? };
-    let whole = io::BufReader::with_capacity(256 << 10, io::Cursor::new(head).chain(stored));
-    Ok((format, format.plain(whole).map_err(explain)?))
+    let whole = stages.join(io::Cursor::new(head).chain(stored)).map_err(explain)?;
+    let plain = match format {
+        Compression::None => Ok(whole),
+        Compression::Gzip | Compression::Zstd => format.plain(whole).and_then(|plain| stages.join(plain)),
+    };
+    Ok((format, plain.map_err(explain)?))
 }
 
 /// Turns what stopped the reading of a layer into a refusal.

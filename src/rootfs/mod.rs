@@ -5,6 +5,7 @@
 //! ([`Tree`]). Names are bytes and memory grows with the entries, not with the contents. [`docker`] applies them as
 //! Docker would, where nitro-cli's measurements are wanted.
 
+mod ahead;
 mod apply;
 pub mod docker;
 mod entries;

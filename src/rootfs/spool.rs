@@ -8,9 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::layer::Budget;
 use super::tree::{Content, Extent};
-
-/// Bytes that are read, hashed and written at a time.
-const CHUNK: usize = 256 << 10;
+use crate::image::Digest;
 
 /// Why writing the spool failed; carried through `io::Error` so that it is not taken for a fault of the layer.
 #[derive(Debug, thiserror::Error)]
@@ -22,26 +20,32 @@ pub(super) struct WriteFailed(pub(super) io::Error);
 #[error("the layers are larger than the limit")]
 pub(super) struct OverLimit;
 
+/// The digest of what passes.
+enum Sum {
+    /// Somebody else holds the bytes to it.
+    Known(Digest),
+    Running(Sha256),
+}
+
 /// Reads a plain tar once, and on the way hashes it and copies it to the spool.
 pub(super) struct Tee<'a, R> {
     inner: R,
     spool: File,
     budget: &'a Budget,
-    hasher: Sha256,
-    buffer: Box<[u8]>,
-    at: usize,
-    end: usize,
+    sum: Sum,
+    /// How many of the bytes that `inner` gives next have passed.
+    passed: usize,
 }
 
-impl<'a, R: Read> Tee<'a, R> {
-    /// Copies to `spool` as much as the budget has.
-    pub(super) fn new(inner: R, spool: File, budget: &'a Budget) -> Self {
-        let buffer = vec![0; CHUNK].into_boxed_slice();
-        Self { inner, spool, budget, hasher: Sha256::new(), buffer, at: 0, end: 0 }
+impl<'a, R: BufRead> Tee<'a, R> {
+    /// Copies to `spool` as much as the budget has. `known` is the digest where `inner` fails unless it has that.
+    pub(super) fn new(inner: R, spool: File, budget: &'a Budget, known: Option<Digest>) -> Self {
+        let sum = known.map_or_else(|| Sum::Running(Sha256::new()), Sum::Known);
+        Self { inner, spool, budget, sum, passed: 0 }
     }
 
-    /// Reads what is left, so that every check at the end is made; gives the spool and the SHA-256.
-    pub(super) fn finish(mut self) -> io::Result<(File, [u8; 32])> {
+    /// Reads what is left, so that every check at the end is made; gives the spool and the SHA-256 of it.
+    pub(super) fn finish(mut self) -> io::Result<(File, Digest)> {
         loop {
             let count = self.fill_buf()?.len();
             if count == 0 {
@@ -49,53 +53,41 @@ impl<'a, R: Read> Tee<'a, R> {
             }
             self.consume(count);
         }
-        Ok((self.spool, self.hasher.finalize().into()))
-    }
-
-    fn refill(&mut self) -> io::Result<()> {
-        let mut end = 0;
-        while end < self.buffer.len() {
-            let count = match self.inner.read(self.buffer.get_mut(end..).unwrap_or_default()) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            if count == 0 {
-                break;
-            }
-            end = end.saturating_add(count);
-        }
-        let fresh = self.buffer.get(..end).unwrap_or_default();
-        if !self.budget.take_stored(fresh.len() as u64) {
-            return Err(io::Error::other(OverLimit));
-        }
-        self.hasher.update(fresh);
-        self.spool.write_all(fresh).map_err(|error| io::Error::other(WriteFailed(error)))?;
-        (self.at, self.end) = (0, end);
-        Ok(())
+        let digest = match self.sum {
+            Sum::Known(digest) => digest,
+            Sum::Running(hasher) => Digest::from_bytes(hasher.finalize().into()),
+        };
+        Ok((self.spool, digest))
     }
 }
 
-impl<R: Read> BufRead for Tee<'_, R> {
+impl<R: BufRead> BufRead for Tee<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at >= self.end {
-            self.refill()?;
+        let bytes = self.inner.fill_buf()?;
+        let fresh = bytes.get(self.passed..).unwrap_or_default();
+        if !fresh.is_empty() {
+            if !self.budget.take_stored(fresh.len() as u64) {
+                return Err(io::Error::other(OverLimit));
+            }
+            if let Sum::Running(hasher) = &mut self.sum {
+                hasher.update(fresh);
+            }
+            self.spool.write_all(fresh).map_err(|error| io::Error::other(WriteFailed(error)))?;
+            self.passed = bytes.len();
         }
-        Ok(self.buffer.get(self.at..self.end).unwrap_or_default())
+        Ok(bytes)
     }
 
     fn consume(&mut self, count: usize) {
-        self.at = self.at.saturating_add(count).min(self.end);
+        let count = count.min(self.passed);
+        self.inner.consume(count);
+        self.passed = self.passed.saturating_sub(count);
     }
 }
 
-impl<R: Read> Read for Tee<'_, R> {
+impl<R: BufRead> Read for Tee<'_, R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let count = available.len().min(out.len());
-        for (to, from) in out.iter_mut().zip(available) {
-            *to = *from;
-        }
+        let count = (&mut self.fill_buf()?).read(out)?;
         self.consume(count);
         Ok(count)
     }
