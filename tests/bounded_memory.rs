@@ -8,12 +8,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::TestEnv;
 use eif::Arch;
 use eif::eif::{Eif, Kind, Options, Section, Writer};
-use eif_testdata::{Compression, fake_bzimage};
+use eif_testdata::{Compression, Config, Entry, Image, Layer, fake_bzimage};
 
 const HUGE: u64 = 100_000_000_000;
 /// What reading any file may take, in bytes: some buffers and the stacks of a few threads.
@@ -172,6 +173,53 @@ fn contents_pass_through() {
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
         write(&env.path("app.eif"), &[&ramdisk(&[]), &compression.pack(&large)]);
         assert_eq!(read_by_all(&env, "app.eif"), [""; 0], "{compression:?}");
+    }
+}
+
+/// A build, in MiB, and for each entry, in bytes: what `docs/speed.md` promises.
+const BUILD: (u64, u64) = (64, 300);
+
+/// The most memory that the program had, mapped pages of files included, in KiB. It never falls, so it is read until the
+/// program ends.
+fn peak(mut program: Command) -> u64 {
+    let mut child = program.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    loop {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let now = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        peak = peak.max(now.unwrap_or(0));
+        match child.try_wait().unwrap() {
+            Some(status) => {
+                assert!(status.success(), "{status}");
+                return peak;
+            }
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// A file and a layer that are larger than the limit, and many small files, in both layouts.
+#[test]
+fn a_build_holds_entries_and_no_contents() {
+    let env = TestEnv::new();
+    let noise = |at: u32| (at.wrapping_mul(2_654_435_761).rotate_right(at >> 24) >> 24) as u8;
+    let large: Vec<u8> = (0..96 << 20).map(noise).collect();
+    let files = 20_000;
+    let small = (0..files).fold(Layer::new().entry(Entry::dir("small")), |layer, number| {
+        layer.entry(Entry::file(format!("small/file-{number}"), b"x"))
+    });
+    let layers = vec![small, Layer::new().entry(Entry::file("large", &large))];
+    let image = Image::new(layers).compress(Compression::Gzip).config(Config::new().cmd(&["/large"]));
+    env.layout("image", &image);
+    env.write("kernel", fake_bzimage());
+    let blobs = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/nitro-cli/blobs");
+    let nitro_cli = ["--profile", "nitro-cli", "--accept-unstable-times", "--blobs", blobs.to_str().unwrap()];
+    for further in [&["--kernel", "kernel"][..], &nitro_cli] {
+        let built = peak(env.command(&[&["build", "oci:image:latest", "-o", "app.eif"][..], further].concat()));
+        let limit = (BUILD.0 << 10) + BUILD.1 * (files + 2) / 1024;
+        assert!(built > 0 && built <= limit, "{further:?}: {built} KiB, and {limit} are allowed");
+        assert!(fs::metadata(env.path("app.eif")).unwrap().len() > large.len() as u64);
     }
 }
 
