@@ -110,15 +110,16 @@ pub fn choose(asked: Option<Backend>, ui: &Ui) -> Backend {
 
 #[cfg(target_os = "linux")]
 mod enclave {
-    use std::io::{self, IsTerminal, Read, Write};
+    use std::io::{self, IsTerminal};
     use std::path::absolute;
-    use std::process::{ChildStdin, ChildStdout, ExitCode};
+    use std::process::ExitCode;
     use std::sync::{Arc, Mutex, PoisonError};
     use std::thread;
 
     use eif::launch::supervisor::{Backend as Ground, Name, Reply, State, replies};
 
     use super::super::failure::Failure;
+    use super::super::lifecycle;
     use super::super::supervise::{self, Started};
     use super::super::ui::Ui;
     use super::{Args, Backend};
@@ -165,7 +166,14 @@ mod enclave {
         let Started { mut child, words, replies: from, console } = started;
         let words = Arc::new(Mutex::new(Some(words)));
         let theirs = Arc::clone(&words);
-        let console = thread::spawn(move || console.map_or(Ok(()), |console| show(console, &theirs)));
+        let console = thread::spawn(move || {
+            let shown = console.map_or(Ok(()), lifecycle::copy);
+            if shown.is_err() {
+                // When nobody can read the console any more, nobody needs the enclave: it ends with the pipe.
+                drop(theirs.lock().unwrap_or_else(PoisonError::into_inner).take());
+            }
+            shown
+        });
         let (mut end, mut said) = (None, String::new());
         for reply in replies(from) {
             match reply {
@@ -179,27 +187,8 @@ mod enclave {
         let shown = console.join().unwrap_or(Ok(()));
         // Gone already: its pipes have ended.
         let _status = child.wait();
-        shown.map_err(|error| Failure::stdout(&error))?;
+        shown?;
         end.unwrap_or_else(|| Err(supervise::died(&said)))
-    }
-
-    /// The console, as it comes. When nobody can read it any more, nobody needs the enclave: it ends with the pipe.
-    fn show(mut console: ChildStdout, words: &Mutex<Option<ChildStdin>>) -> io::Result<()> {
-        let mut buffer = [0; 64 * 1024];
-        loop {
-            let read = match console.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // The supervisor's end; how it went, its replies tell.
-                Err(_) => return Ok(()),
-            };
-            let mut stdout = io::stdout().lock();
-            if let Err(error) = stdout.write_all(&buffer[..read]).and_then(|()| stdout.flush()) {
-                drop(words.lock().unwrap_or_else(PoisonError::into_inner).take());
-                return Err(error);
-            }
-        }
     }
 
     fn leave(started: Started, ui: &Ui) -> Result<ExitCode, Failure> {

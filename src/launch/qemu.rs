@@ -269,15 +269,20 @@ fn descriptor(file: &File) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
+/// The emulator of an architecture, and Debian's package of it.
+fn names(arch: Arch) -> (&'static str, &'static str) {
+    match arch {
+        Arch::X86_64 => ("qemu-system-x86_64", "qemu-system-x86"),
+        Arch::Aarch64 => ("qemu-system-aarch64", "qemu-system-arm"),
+    }
+}
+
 /// The emulator of an architecture. It and all that it is started with are in PATH.
 ///
 /// # Errors
 /// [`Error::QemuMissing`], [`Error::SetprivMissing`], [`Error::Io`].
 pub fn program(arch: Arch) -> Result<&'static str, Error> {
-    let (program, package) = match arch {
-        Arch::X86_64 => ("qemu-system-x86_64", "qemu-system-x86"),
-        Arch::Aarch64 => ("qemu-system-aarch64", "qemu-system-arm"),
-    };
+    let (program, package) = names(arch);
     if !answers("setpriv")? {
         return Err(Error::SetprivMissing);
     }
@@ -287,18 +292,20 @@ pub fn program(arch: Arch) -> Result<&'static str, Error> {
     Ok(program)
 }
 
-/// Whether this QEMU has a machine that is an enclave: it reads an `.eif` by itself and has a security module. No package
-/// of Debian's has it.
+/// Whether the QEMU in PATH has a machine that is an enclave: it reads an `.eif` by itself and has a security module. No
+/// package of Debian's has it. A QEMU that is missing has none; [`Machine::start`] says that it is missing.
 ///
 /// # Errors
-/// As [`program`].
+/// [`Error::Io`].
 pub fn has_nitro_enclave(arch: Arch) -> Result<bool, Error> {
-    let program = program(arch)?;
     if arch != Arch::X86_64 {
         return Ok(false);
     }
-    let output = Command::new(program).args(["-M", "help"]).stdin(Stdio::null()).output();
-    let output = output.map_err(io_error("asking QEMU for its machines"))?;
+    let help = Command::new(names(arch).0).args(["-M", "help"]).stdin(Stdio::null()).output();
+    let output = match help {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        output => output.map_err(io_error("asking QEMU for its machines"))?,
+    };
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.lines().any(|line| line.split_whitespace().next() == Some("nitro-enclave")))
 }
