@@ -40,6 +40,7 @@ pub mod rootfs;
 pub mod verify;
 
 mod arch;
+pub mod chunk;
 mod output;
 mod progress;
 mod refusal;

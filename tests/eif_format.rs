@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::io::{Cursor, Read, Seek, Write};
 
-use eif::eif::measure::{CHUNK, PCR2_OF_NOTHING};
+use eif::chunk::CHUNK;
+use eif::eif::measure::PCR2_OF_NOTHING;
 use eif::eif::{Eif, Error, Fault, Kind, Level, Measurements, Options, Source, Writer, Written};
 use eif::{Arch, Refusal};
 use proptest::prelude::*;

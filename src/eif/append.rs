@@ -12,9 +12,9 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::header::{CRC_OFFSET, FIRST_SECTION, HEADER_SIZE, Header, Kind, MAX_SECTIONS, Section};
-use super::measure::CHUNK;
 use super::reader::Source;
 use super::{Eif, Error, Level, MAX_SIGNATURE};
+use crate::chunk::Chunk;
 use crate::output::Output;
 
 impl<S: Source> Eif<S> {
@@ -52,7 +52,7 @@ impl<S: Source> Eif<S> {
         let signature = Section { slot: sections.len(), kind: Kind::Signature, flags: 0, offset, size };
         out.write_all(&[0; HEADER_SIZE]).map_err(Error::io("writing the .eif"))?;
         let mut body = crc32fast::Hasher::new();
-        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut chunk = Chunk::new();
         for section in &sections {
             put(&mut out, &mut body, &section.header().to_bytes())?;
             let mut data = self.read(section);

@@ -29,6 +29,8 @@ pub use eif_sha384::{SIZE, Sha384};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::chunk::{self, Chunk};
+
 /// PCR2 of every file with exactly one ramdisk: it says nothing about the application.
 pub const PCR2_OF_NOTHING: &str =
     "21b9efbc184807662e966d34f390821309eeac6802309798826296bf3e8bec7c10edb30948c90ba67310f7b964fc500a";
@@ -36,11 +38,8 @@ pub const PCR2_OF_NOTHING: &str =
 /// What AWS's documents and published files have as `HashAlgorithm`.
 pub const HASH_ALGORITHM: &str = "Sha384 { ... }";
 
-/// Bytes that are hashed, written and summed in one go: small enough for the second-level cache.
-pub const CHUNK: usize = 256 * 1024;
-
 /// How many chunks may wait for a thread that hashes.
-const QUEUE: usize = 16;
+const QUEUE: usize = 4;
 
 /// The value of one register. Prints as 96 lower-case hexadecimal digits and is read from such, of either case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,15 +65,11 @@ impl Pcr {
     /// Those of the reader.
     pub fn of_reader(reader: &mut impl Read) -> io::Result<Self> {
         let mut hash = Sha384::new();
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            match reader.read(&mut buffer) {
-                Ok(0) => return Ok(Self::of(hash)),
-                Ok(n) => hash.update(buffer.get(..n).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        chunk::each(reader, |bytes| {
+            hash.update(bytes);
+            Ok::<_, io::Error>(())
+        })?;
+        Ok(Self::of(hash))
     }
 
     /// PCR8 of a file signed with this certificate (DER).
@@ -237,16 +232,15 @@ impl Measurer {
         })
     }
 
-    /// Adds a chunk, and gives back an empty buffer of [`CHUNK`] bytes for the next one.
-    pub fn feed(&mut self, part: Part, mut chunk: Vec<u8>) -> Vec<u8> {
+    /// Adds a chunk, and leaves an empty one in its place.
+    pub fn feed(&mut self, part: Part, chunk: &mut Chunk) {
         match &mut self.0 {
             Place::Here { image, application } => {
-                image.update(part, &chunk);
+                image.update(part, chunk);
                 if part == Part::Application {
-                    application.update(&chunk);
+                    application.update(chunk);
                 }
                 chunk.clear();
-                chunk
             }
             Place::Threads(threads) => threads.feed(part, chunk),
         }
@@ -265,16 +259,16 @@ impl Measurer {
     }
 }
 
-type Chunk = Arc<Vec<u8>>;
+type Shared = Arc<Chunk>;
 
 /// One thread for PCR0 and PCR1, one for PCR2. Both read the same buffers, which return to `spare`.
 #[derive(Debug)]
 struct Threads {
-    to_image: SyncSender<(Part, Chunk)>,
-    to_application: SyncSender<Chunk>,
+    to_image: SyncSender<(Part, Shared)>,
+    to_application: SyncSender<Shared>,
     image: JoinHandle<(Pcr, Pcr)>,
     application: JoinHandle<Pcr>,
-    spare: VecDeque<Chunk>,
+    spare: VecDeque<Shared>,
 }
 
 impl Threads {
@@ -286,19 +280,19 @@ impl Threads {
         Ok(Self { to_image, to_application, image, application, spare: VecDeque::new() })
     }
 
-    fn feed(&mut self, part: Part, chunk: Vec<u8>) -> Vec<u8> {
-        let chunk = Arc::new(chunk);
+    fn feed(&mut self, part: Part, chunk: &mut Chunk) {
+        let empty = self.empty_buffer();
+        let chunk = Arc::new(std::mem::replace(chunk, empty));
         // A send fails only if the thread has died, and then `finish` says so.
         if part == Part::Application {
             let _ = self.to_application.send(Arc::clone(&chunk));
         }
         let _ = self.to_image.send((part, Arc::clone(&chunk)));
         self.spare.push_back(chunk);
-        self.empty_buffer()
     }
 
     /// The oldest buffer if both threads are done with it, else a new one: never more than the queues hold.
-    fn empty_buffer(&mut self) -> Vec<u8> {
+    fn empty_buffer(&mut self) -> Chunk {
         match self.spare.pop_front().map(Arc::try_unwrap) {
             Some(Ok(mut free)) => {
                 free.clear();
@@ -306,9 +300,9 @@ impl Threads {
             }
             Some(Err(busy)) => {
                 self.spare.push_front(busy);
-                Vec::with_capacity(CHUNK)
+                Chunk::new()
             }
-            None => Vec::with_capacity(CHUNK),
+            None => Chunk::new(),
         }
     }
 
@@ -319,13 +313,13 @@ impl Threads {
     }
 }
 
-fn hash_image(chunks: &Receiver<(Part, Chunk)>) -> (Pcr, Pcr) {
+fn hash_image(chunks: &Receiver<(Part, Shared)>) -> (Pcr, Pcr) {
     let mut image = Image::default();
     chunks.iter().for_each(|(part, chunk)| image.update(part, &chunk));
     image.finish()
 }
 
-fn hash_application(chunks: &Receiver<Chunk>) -> Pcr {
+fn hash_application(chunks: &Receiver<Shared>) -> Pcr {
     let mut application = Sha384::new();
     chunks.iter().for_each(|chunk| application.update(&chunk));
     Pcr::of(application)
@@ -338,6 +332,7 @@ fn joined<T>(thread: JoinHandle<T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunk::CHUNK;
 
     /// The two examples of AWS's user guide, "Cryptographic attestation".
     #[test]
@@ -355,8 +350,10 @@ mod tests {
     fn measure(threads: usize, parts: &[(Part, &[u8])]) -> Measurements {
         let mut measurer = Measurer::new(threads);
         for (part, bytes) in parts {
-            let buffer = measurer.feed(*part, bytes.to_vec());
-            assert!(buffer.is_empty());
+            let mut chunk = Chunk::new();
+            assert_eq!(chunk.push(bytes), bytes.len());
+            measurer.feed(*part, &mut chunk);
+            assert!(chunk.is_empty());
         }
         measurer.finish()
     }
@@ -381,11 +378,11 @@ mod tests {
     #[test]
     fn buffers_come_back() {
         let mut measurer = Measurer::new(2);
-        let mut buffer = Vec::with_capacity(CHUNK);
-        for round in 0..100u8 {
-            buffer.resize(CHUNK, round);
-            buffer = measurer.feed(Part::Application, buffer);
-            assert!(buffer.is_empty() && buffer.capacity() >= CHUNK);
+        let mut chunk = Chunk::new();
+        for round in 0..100 {
+            chunk.fill(&mut io::repeat(round), CHUNK).unwrap();
+            measurer.feed(Part::Application, &mut chunk);
+            assert!(chunk.is_empty());
         }
         let Place::Threads(threads) = &measurer.0 else { panic!("threads could not be started") };
         assert!(threads.spare.len() <= 2 * QUEUE + 2, "{} buffers", threads.spare.len());

@@ -15,10 +15,11 @@ use std::os::unix::fs::FileExt;
 
 use super::header::{CRC_OFFSET, FIRST_SECTION, HEADER_SIZE, Header, Kind, MAX_SECTIONS, SECTION_HEADER_SIZE, Section};
 use super::header::{FLAG_AARCH64, MAGIC, SECTION_HEADER, SectionHeader, VERSION};
-use super::measure::{CHUNK, Measurements, Measurer, Part};
+use super::measure::{Measurements, Measurer, Part};
 use super::writer::forbidden;
 use super::{Error, Fault, Level, MAX_CMDLINE, MAX_METADATA, MAX_SIGNATURE, Metadata, signature};
 use crate::Arch;
+use crate::chunk::{CHUNK, Chunk};
 
 /// Bytes with a known size that can be read at any place: a file, or a slice in tests.
 pub trait Source {
@@ -230,14 +231,14 @@ impl<S: Source> Eif<S> {
             return Err(fault.clone().into());
         }
         let mut measurer = Measurer::new(threads);
-        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut chunk = Chunk::new();
         let mut ramdisks = self.ramdisks().map(|ramdisk| ramdisk.slot);
         let first_ramdisk = ramdisks.next();
         for section in &self.sections {
             let Some(part) = part(section, first_ramdisk) else { continue };
             let mut data = self.read(section);
             while data.next_chunk(&mut chunk)? {
-                chunk = measurer.feed(part, chunk);
+                measurer.feed(part, &mut chunk);
             }
         }
         Ok(Measurements { pcr8: self.pcr8()?, ..measurer.finish() })
@@ -370,7 +371,7 @@ impl<S: Source> Eif<S> {
         }
         let mut crc = crc32fast::Hasher::new();
         crc.update(header.get(..CRC_OFFSET).unwrap_or_default());
-        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut chunk = Chunk::new();
         for section in &self.sections {
             crc.update(&section.header().to_bytes());
             let mut data = self.read(section);
@@ -457,10 +458,12 @@ pub struct SectionReader<'a, S> {
 }
 
 impl<S: Source> SectionReader<'_, S> {
-    /// Fills `chunk` with the next [`CHUNK`] bytes or what is left; false at the end.
-    pub(super) fn next_chunk(&mut self, chunk: &mut Vec<u8>) -> Result<bool, Error> {
+    /// Fills `chunk` with what comes next, to a multiple of [`CHUNK`] in the file or to the section's end; false at the
+    /// end.
+    pub(super) fn next_chunk(&mut self, chunk: &mut Chunk) -> Result<bool, Error> {
         chunk.clear();
-        self.by_ref().take(CHUNK as u64).read_to_end(chunk).map_err(Error::io("reading the .eif"))?;
+        let room = CHUNK.saturating_sub((self.offset % CHUNK as u64) as usize);
+        chunk.fill(self, room).map_err(Error::io("reading the .eif"))?;
         Ok(!chunk.is_empty())
     }
 }

@@ -7,9 +7,10 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use super::header::{
     FIRST_SECTION, HEADER_SIZE, Header, Kind, MAX_SECTIONS, SECTION_HEADER, SECTION_HEADER_SIZE, Section,
 };
-use super::measure::{CHUNK, Measurements, Measurer, Part, Pcr};
+use super::measure::{Measurements, Measurer, Part, Pcr};
 use super::{Error, MAX_CMDLINE, MAX_METADATA, MAX_SIGNATURE};
 use crate::Arch;
+use crate::chunk::{CHUNK, Chunk};
 
 /// What a writer has to know before the first byte.
 #[derive(Debug, Clone, Copy)]
@@ -44,8 +45,8 @@ pub struct Writer<W> {
     sections: Vec<Section>,
     sums: Vec<crc32fast::Hasher>,
     position: u64,
-    /// The end of the last section's data, on its way to file, CRC and hashes.
-    chunk: Vec<u8>,
+    /// The end of the last section's data, on its way to file, CRC and hashes. It begins at `position`.
+    chunk: Chunk,
     part: Option<Part>,
     ramdisks: usize,
     measurer: Option<Measurer>,
@@ -72,7 +73,7 @@ impl<W: Write + Seek> Writer<W> {
             sections: Vec::new(),
             sums: Vec::new(),
             position: FIRST_SECTION,
-            chunk: Vec::with_capacity(CHUNK),
+            chunk: Chunk::new(),
             part: None,
             ramdisks: 0,
             measurer: Some(Measurer::new(options.threads)),
@@ -87,14 +88,12 @@ impl<W: Write + Seek> Writer<W> {
     pub fn kernel(&mut self, kernel: &mut dyn Read) -> Result<(), Error> {
         self.begin(Kind::Kernel)?;
         loop {
-            let room = (CHUNK - self.chunk.len()) as u64;
-            let read = kernel.take(room).read_to_end(&mut self.chunk).map_err(Error::io("reading the kernel"))?;
-            if self.chunk.len() == CHUNK {
-                self.flush().map_err(Error::io("writing the .eif"))?;
-            }
-            if read == 0 {
+            let room = self.room();
+            let read = self.chunk.fill(kernel, room).map_err(Error::io("reading the kernel"))?;
+            if read < room {
                 return Ok(());
             }
+            self.flush().map_err(Error::io("writing the .eif"))?;
         }
     }
 
@@ -212,15 +211,20 @@ impl<W: Write + Seek> Writer<W> {
 
     fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let room = CHUNK - self.chunk.len();
+            let room = self.room();
             let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.chunk.extend_from_slice(now);
-            if self.chunk.len() == CHUNK {
+            self.chunk.push(now);
+            if now.len() == room {
                 self.flush()?;
             }
             bytes = later;
         }
         Ok(())
+    }
+
+    /// How many bytes the chunk takes: the next one is to begin at a multiple of [`CHUNK`].
+    fn room(&self) -> usize {
+        CHUNK - (self.position % CHUNK as u64) as usize - self.chunk.len()
     }
 
     /// Hands the buffer to file, CRC and hashes.
@@ -232,7 +236,7 @@ impl<W: Write + Seek> Writer<W> {
         self.position += self.chunk.len() as u64;
         match (self.part, &mut self.measurer) {
             (Some(part), Some(measurer)) if !self.chunk.is_empty() => {
-                self.chunk = measurer.feed(part, std::mem::take(&mut self.chunk));
+                measurer.feed(part, &mut self.chunk);
             }
             _ => self.chunk.clear(),
         }

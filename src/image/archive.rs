@@ -17,13 +17,12 @@ use super::manifest::{self, json, named, words};
 use super::{
     Compression, Digest, Error, File, Files, Image, JSON_LIMIT, Layer, Name, Origin, Platform, Selector, Verified,
 };
+use crate::chunk::{CHUNK, Chunk};
 
 /// Members of an archive; one image has a few per layer.
 const MEMBER_LIMIT: usize = 100_000;
 /// Headers and long names of all members, in bytes.
 const INDEX_LIMIT: u64 = 128 << 20;
-/// Bytes that are spooled at a time.
-const CHUNK: usize = 256 << 10;
 /// Links to links inside an archive.
 const LINK_DEPTH: usize = 8;
 
@@ -113,13 +112,13 @@ impl Spool<'_> {
     fn fill(&self, reader: &mut dyn Read) -> Result<fs::File, Error> {
         let spool = |source| Error::Io { what: format!("temporary file in `{}`", self.scratch.display()), source };
         let mut file = tempfile::tempfile_in(self.scratch).map_err(spool)?;
-        let mut buffer = vec![0; CHUNK];
+        let mut chunk = Chunk::new();
         let mut left = self.limit;
         loop {
-            let count = match reader.read(&mut buffer) {
+            chunk.clear();
+            let count = match chunk.fill(reader, CHUNK) {
                 Ok(0) => return file.rewind().map_err(spool).map(|()| file),
                 Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => match error.downcast::<Error>() {
                     Ok(refusal) => return Err(refusal),
                     Err(error) => {
@@ -130,7 +129,7 @@ impl Spool<'_> {
             };
             let too_large = || Error::TooLarge { what: self.label.to_owned(), limit: self.limit };
             left = left.checked_sub(count as u64).ok_or_else(too_large)?;
-            file.write_all(buffer.get(..count).unwrap_or_default()).map_err(spool)?;
+            file.write_all(&chunk).map_err(spool)?;
         }
     }
 }
@@ -408,6 +407,7 @@ fn from_saved(archive: Archive, saved: &Saved, platform: &Platform) -> Result<Im
         layers,
         attestations: Vec::new(),
         files,
+        unpacked: None,
     })
 }
 

@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::Error;
-
-/// Bytes that are hashed at a time.
-const CHUNK: usize = 256 << 10;
+use crate::chunk;
 
 /// A SHA-256 digest in OCI's form `sha256:<64 lower-case hex digits>` (image-spec, descriptor.md), in JSON too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,15 +27,11 @@ impl Digest {
     /// Those of the reader.
     pub fn of_reader(reader: &mut impl Read) -> io::Result<Self> {
         let mut hasher = Sha256::new();
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            match reader.read(&mut buffer) {
-                Ok(0) => return Ok(Self(hasher.finalize().into())),
-                Ok(count) => hasher.update(buffer.get(..count).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        chunk::each(reader, |bytes| {
+            hasher.update(bytes);
+            Ok::<_, io::Error>(())
+        })?;
+        Ok(Self(hasher.finalize().into()))
     }
 
     /// A digest from its 32 bytes.

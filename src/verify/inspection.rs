@@ -16,7 +16,8 @@ use sha2::Digest as _;
 use super::Error;
 use super::contents::{Own, open};
 use super::nitro_cli;
-use crate::eif::measure::{CHUNK, PCR2_OF_NOTHING, Sha384};
+use crate::chunk;
+use crate::eif::measure::{PCR2_OF_NOTHING, Sha384};
 use crate::eif::{self, Eif, Kind, Measurements, Metadata, Source};
 use crate::image::Process;
 use crate::initramfs::{Need, Packing, newc};
@@ -186,14 +187,10 @@ fn text(bytes: &[u8]) -> String {
 
 fn digest<S: Source>(eif: &Eif<S>, section: &eif::Section) -> io::Result<Section> {
     let mut hash = Sha384::new();
-    let mut data = eif.read(section);
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        match data.read(&mut buffer)? {
-            0 => break,
-            count => hash.update(buffer.get(..count).unwrap_or_default()),
-        }
-    }
+    chunk::each(&mut eif.read(section), |bytes| {
+        hash.update(bytes);
+        Ok::<_, io::Error>(())
+    })?;
     let eif::Section { kind, offset, size, flags, .. } = *section;
     Ok(Section { kind: kind.to_string(), offset, size, flags, sha384: hex::encode(hash.finish()) })
 }

@@ -26,6 +26,7 @@ mod tarball;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use crate::chunk::{CHUNK, Chunk};
 use crate::initramfs::newc;
 use crate::{Refusal, eif, escaped};
 
@@ -40,18 +41,15 @@ pub use remeasure::{NitroProof, nitro_cli_plan};
 pub use source::Tools;
 pub use tarball::rootfs;
 
-/// Bytes of two streams that are compared at a time.
-const CHUNK: u64 = 256 << 10;
-
 /// Whether `equal` holds for each piece of two streams and its place; it is told when one is shorter than the other.
 fn chunks(mut one: impl Read, mut other: impl Read, equal: impl Fn(u64, &[u8], &[u8]) -> bool) -> io::Result<bool> {
-    let (mut a, mut b) = (Vec::new(), Vec::new());
+    let (mut a, mut b) = (Chunk::new(), Chunk::new());
     let mut at = 0_u64;
     loop {
         a.clear();
         b.clear();
-        one.by_ref().take(CHUNK).read_to_end(&mut a)?;
-        other.by_ref().take(CHUNK).read_to_end(&mut b)?;
+        a.fill(&mut one, CHUNK)?;
+        b.fill(&mut other, CHUNK)?;
         if !equal(at, &a, &b) {
             return Ok(false);
         }

@@ -8,9 +8,7 @@
 use std::io::{self, Read, Write};
 
 use super::{Header, TRAILER};
-
-/// File contents are copied in pieces of this size, in bytes.
-const CHUNK: usize = 256 << 10;
+use crate::chunk::Chunk;
 
 /// Which of the two forms.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,7 +21,7 @@ enum Form {
 pub(in crate::initramfs) struct Writer<W> {
     out: W,
     form: Form,
-    buffer: Vec<u8>,
+    chunk: Chunk,
     entries: u64,
     inodes: u32,
     written: u64,
@@ -31,7 +29,7 @@ pub(in crate::initramfs) struct Writer<W> {
 
 impl<W: Write> Writer<W> {
     pub(in crate::initramfs) fn new(out: W) -> Self {
-        Self { out, form: Form::Ours, buffer: vec![0; CHUNK], entries: 0, inodes: 0, written: 0 }
+        Self { out, form: Form::Ours, chunk: Chunk::new(), entries: 0, inodes: 0, written: 0 }
     }
 
     /// A writer of linuxkit's form (its fork of `github.com/surma/gocpio`).
@@ -65,14 +63,12 @@ impl<W: Write> Writer<W> {
         self.header(name, header, size)?;
         let mut left = u64::from(size);
         while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
-            let count = match body.read(self.buffer.get_mut(..most).unwrap_or_default()) {
-                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a file is shorter than it was")),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            self.out.write_all(self.buffer.get(..count).unwrap_or_default())?;
+            self.chunk.clear();
+            let count = self.chunk.fill(body, usize::try_from(left).unwrap_or(usize::MAX))?;
+            if count == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a file is shorter than it was"));
+            }
+            self.out.write_all(&self.chunk)?;
             self.written = self.written.saturating_add(count as u64);
             left = left.saturating_sub(count as u64);
         }
