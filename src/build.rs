@@ -300,7 +300,7 @@ fn assemble_image<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress)
     let image = Image::open(&plan.reference, &plan.platform, &plan.access)?;
     let sbom = sbom(plan, &image, progress)?;
     let boot = boot(plan)?;
-    let Loaded { mut tree, spools, diff_ids, mut warnings } = rootfs::load(&image, &plan.layers, progress)?;
+    let Loaded { mut tree, mut spools, diff_ids, mut warnings } = rootfs::load(&image, &plan.layers, progress)?;
     warnings.extend(boot.warnings.iter().cloned());
     warnings.extend(mount_points(&mut tree)?);
     let (process, notes) = rootfs::resolve(&image.config, &plan.overrides, &mut tree, &spools)?;
@@ -311,6 +311,7 @@ fn assemble_image<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress)
     warnings.extend(rootfs::lint(&tree, &spools, &image, plan.mtime == Mtime::Zero)?);
     strictly(plan, &warnings)?;
     let record = Record::new(plan, &boot, (&image, diff_ids), &process);
+    spools.read_once(&tree);
     let app = Application { tree: &tree, spools: &spools, process: &process, mtime: plan.mtime };
     let (out, report) = finish(plan, &image, boot, record, &Ramdisks::Own(app), warnings, out, progress)?;
     Ok((out, Report { sbom, ..report }))

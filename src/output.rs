@@ -47,6 +47,11 @@ impl Output {
         self.file.set_permissions(permissions)
     }
 
+    /// What it becomes.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// The file, as it is so far.
     pub fn file(&self) -> &File {
         &self.file

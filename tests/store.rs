@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use common::TestEnv;
 use eif::image::store::Slot;
 use eif::image::{Digest, Store};
-use eif_testdata::{Config, Image, fake_bzimage, layers};
+use eif_testdata::{Compression, Config, Image, fake_bzimage, layers};
+use serde_json::json;
 
 /// The blobs of this world.
 fn blobs(env: &TestEnv) -> PathBuf {
@@ -91,6 +92,103 @@ fn without_a_home_a_build_has_a_store_of_its_own_and_cache_has_none_to_show() {
         assert_eq!(status, Some(1), "{stderr}");
         assert!(stderr.contains("error[E-cache]: ") && stderr.contains("HOME or XDG_CACHE_HOME"), "{stderr}");
     }
+}
+
+/// An image whose layer says that it is gzip and is zstd, which is a warning, and the arguments of its build.
+fn mislabelled(env: &TestEnv) -> Vec<String> {
+    env.write("kernel", fake_bzimage());
+    let image = Image::new(layers! { "f 0755 0:0 app x", "d 0755 7:7 data/", "f 0644 7:7 data/file hello" });
+    env.layout("image", &image.compress(Compression::Zstd).config(Config::new().cmd(&["/app"])));
+    let index = fs::read_to_string(env.path("image/index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let file = |digest: &serde_json::Value| {
+        env.path("image/blobs/sha256").join(digest.as_str().unwrap().strip_prefix("sha256:").unwrap())
+    };
+    let manifest = fs::read_to_string(file(&index["manifests"][0]["digest"])).unwrap();
+    let changed = manifest.replace("tar+zstd", "tar+gzip");
+    assert_ne!(manifest, changed);
+    let digest = Digest::of(changed.as_bytes());
+    fs::write(file(&digest.to_string().into()), &changed).unwrap();
+    let entry = json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest.to_string(),
+        "size": changed.len(), "annotations": {"org.opencontainers.image.ref.name": "latest"}});
+    env.write("image/index.json", json!({"schemaVersion": 2, "manifests": [entry]}).to_string());
+    ["build", "oci:image:latest", "--kernel", "kernel", "-o"].map(str::to_owned).into()
+}
+
+/// The layer's blob, and the plain tar's digest.
+fn layer(env: &TestEnv) -> (PathBuf, Digest) {
+    let blobs: Vec<PathBuf> =
+        fs::read_dir(env.path("image/blobs/sha256")).unwrap().map(|e| e.unwrap().path()).collect();
+    let packed = |path: &&PathBuf| fs::read(path).unwrap().starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+    let path = blobs.iter().find(packed).unwrap();
+    (path.clone(), Digest::of(&zstd::decode_all(&fs::read(path).unwrap()[..]).unwrap()))
+}
+
+#[test]
+fn a_layer_that_was_kept_need_not_be_inflated() {
+    let env = TestEnv::new();
+    let build = mislabelled(&env);
+    let built = |name: &str, further: &[&str]| {
+        let words = build.iter().map(String::as_str).chain([name]).chain(further.iter().copied());
+        let output = env.eif(&words.collect::<Vec<_>>()).success().says("W-media-type");
+        let warnings: Vec<&str> = output.stderr().lines().filter(|line| line.contains("W-")).collect();
+        (fs::read(env.path(name)).unwrap(), warnings.join("\n"))
+    };
+    let want = built("plain.eif", &[]);
+    assert_eq!(store(&env).list().unwrap(), [], "nothing is kept that was not asked for");
+    assert_eq!(built("first.eif", &["--keep-layers"]), want);
+    let (blob, diff_id) = layer(&env);
+    let kept: Vec<Digest> = store(&env).list().unwrap().iter().map(|stored| stored.digest).collect();
+    assert_eq!(kept, [diff_id]);
+    assert_eq!(env.listing(&blobs(&env).join("partial")), [""; 0]);
+    // What is not read may be damaged; that it is zstd is still seen.
+    let sound = fs::read(&blob).unwrap();
+    let mut damaged = sound.clone();
+    let end = damaged.len() - 8;
+    damaged[end] ^= 1;
+    fs::write(&blob, &damaged).unwrap();
+    assert_eq!(built("second.eif", &[]), want);
+    for threads in ["1", "2"] {
+        assert_eq!(built("threads.eif", &["--threads", threads]), want);
+    }
+    let _ = env.eif(&["cache", "prune", "--all"]).success();
+    let words: Vec<&str> = build.iter().map(String::as_str).chain(["third.eif"]).collect();
+    let _ = env.eif(&words).refused("E-digest-mismatch");
+    // Damaged on the disk, it is not missed and made anew.
+    fs::write(&blob, &sound).unwrap();
+    let path = blobs(&env).join("sha256").join(diff_id.hex());
+    for damage in
+        [|tar: &mut Vec<u8>| tar[600] ^= 1, |tar: &mut Vec<u8>| tar.truncate(700), |tar: &mut Vec<u8>| tar.clear()]
+    {
+        assert_eq!(built("fourth.eif", &["--keep-layers"]), want);
+        let mut tar = fs::read(&path).unwrap();
+        assert_eq!(Digest::of(&tar), diff_id);
+        damage(&mut tar);
+        fs::write(&path, &tar).unwrap();
+        assert_eq!(built("fifth.eif", &[]), want);
+        assert!(!path.exists(), "a damaged layer is not kept");
+    }
+}
+
+/// What is asked for and cannot be done is refused; a layer that is not what the image says is not kept.
+#[test]
+fn a_layer_is_kept_whole_or_not_at_all() {
+    let env = TestEnv::new();
+    let mut build = mislabelled(&env);
+    build.extend(["app.eif", "--keep-layers"].map(str::to_owned));
+    let (blob, _) = layer(&env);
+    let sound = fs::read(&blob).unwrap();
+    fs::write(&blob, &sound[..sound.len() - 9]).unwrap();
+    let _ = env.eif(&build).refused("E-size-mismatch");
+    assert_eq!(store(&env).list().unwrap(), []);
+    assert_eq!(env.listing(&blobs(&env).join("sha256")), [""; 0]);
+    fs::write(&blob, &sound).unwrap();
+    fs::remove_dir_all(blobs(&env)).unwrap();
+    fs::create_dir_all(blobs(&env)).unwrap();
+    env.write("../cache/eif/blobs/sha256", "");
+    let _ = env.eif(&build).refused("E-store");
+    build.push("--no-cache".to_owned());
+    let _ = env.eif(&build).code(2).says("cannot be used with");
 }
 
 /// Says `begun`, or how it ended, on stdout; what it does is in [`child`].

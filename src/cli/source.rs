@@ -37,6 +37,10 @@ pub struct SourceOptions {
     /// Keep nothing that is downloaded, and use nothing that was kept
     #[arg(long, conflicts_with = "offline")]
     no_cache: bool,
+    /// Keep the layers in the cache unpacked, so that the next build of them is faster; takes as much disk as they do
+    /// then
+    #[arg(long, conflicts_with = "no_cache")]
+    keep_layers: bool,
     /// What may stay of downloads when the build ends; what was not used for the longest time goes first
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_BOUND, value_parser = size)]
     max_cache: u64,
@@ -83,8 +87,16 @@ impl SourceOptions {
         // Parsed here and not by clap, which would repeat what was given.
         let mirrors = mirrors.map_err(|error: eif::image::Error| Failure::usage(format!("--mirror {error}")))?;
         let network = self.registry.network(mirrors);
-        let (offline, engine) = (self.offline, environment::engine());
-        Ok(Access { limit, offline, credentials, network, engine, ..Access::new(store, scratch.to_owned()) })
+        let (offline, keep_layers, engine) = (self.offline, self.keep_layers, environment::engine());
+        Ok(Access {
+            limit,
+            offline,
+            keep_layers,
+            credentials,
+            network,
+            engine,
+            ..Access::new(store, scratch.to_owned())
+        })
     }
 }
 

@@ -12,6 +12,8 @@ const ARCHIVE_LIMIT: u64 = 16 << 30;
 pub struct Access {
     /// Where downloaded blobs are and go.
     pub store: Store,
+    /// Whether layers are kept there unpacked, too.
+    pub keep_layers: bool,
     /// Where temporary files go: an archive from a pipe, or a compressed one.
     pub scratch: PathBuf,
     /// What a temporary file may have, in bytes.
@@ -30,6 +32,6 @@ impl Access {
     /// The network may be used, registries are asked as nobody, and a temporary file may have 16 GiB.
     pub fn new(store: Store, scratch: PathBuf) -> Self {
         let (credentials, network, engine) = (Credentials::none(), Network::default(), Engine::default());
-        Self { store, scratch, limit: ARCHIVE_LIMIT, offline: false, credentials, network, engine }
+        Self { store, keep_layers: false, scratch, limit: ARCHIVE_LIMIT, offline: false, credentials, network, engine }
     }
 }

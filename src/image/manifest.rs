@@ -284,7 +284,17 @@ fn from_manifest(files: Box<dyn Files>, chosen: Chosen, platform: &Platform) -> 
         .collect::<Result<Vec<_>, _>>()?;
     let manifest_digest = Some(chosen.digest);
     let (origin, config, attestations) = (Origin::Image, chosen.config.into_config(), chosen.attestations);
-    Ok(Image { manifest_digest, platform: *platform, origin, config, pin: None, layers, attestations, files })
+    Ok(Image {
+        manifest_digest,
+        platform: *platform,
+        origin,
+        config,
+        pin: None,
+        layers,
+        attestations,
+        files,
+        unpacked: None,
+    })
 }
 
 fn layer(descriptor: &Descriptor, diff_id: Digest, index: usize, count: usize) -> Result<Layer, Error> {

@@ -22,6 +22,7 @@ mod registry;
 mod sbom;
 pub mod store;
 
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 
@@ -41,6 +42,7 @@ pub use registry::{Blob, Content, Mirror, Name, Network, Refused, Repository};
 pub use store::Store;
 
 use crate::Progress;
+use crate::output::Output;
 use archive::Archive;
 use layout::Directory;
 
@@ -118,6 +120,8 @@ pub struct Image {
     /// Attestation manifests about it, which stood beside it.
     attestations: Vec<Descriptor>,
     files: Box<dyn Files>,
+    /// The store where unpacked layers are looked for, and whether they are to be kept there.
+    unpacked: Option<(Store, bool)>,
 }
 
 /// What an image was before it became one.
@@ -154,9 +158,9 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Digest of the blob as it is stored, which whoever reads it is held to; `None` where nothing says it.
-    pub(crate) fn digest(&self) -> Option<Digest> {
-        self.blob.map(|(digest, _)| digest)
+    /// Digest and size of the blob as it is stored, which whoever reads it is held to; `None` where nothing says them.
+    pub(crate) fn blob(&self) -> Option<(Digest, u64)> {
+        self.blob
     }
 }
 
@@ -175,14 +179,15 @@ impl Image {
     /// Every refusal of [`Error`] that needs no layer to be read.
     pub fn open(reference: &Reference, platform: &Platform, access: &Access) -> Result<Self, Error> {
         let archive = |path: &Path| Archive::open(path, &access.scratch, access.limit);
-        match reference {
+        let image = match reference {
             Reference::Oci { path, selector } => manifest::open(Box::new(Directory::open(path)?), selector, platform),
             Reference::OciArchive { path, selector } => archive::open_oci(archive(path)?, selector, platform),
             Reference::DockerDaemon { name } => daemon::open(name, platform, access),
             Reference::DockerArchive { path, name } => archive::open_docker(archive(path)?, name.as_deref(), platform),
             Reference::Docker(name) => registry::open(name, platform, access),
             Reference::Rootfs { path } => plain::open(path, platform, access),
-        }
+        }?;
+        Ok(Self { unpacked: Some((access.store.clone(), access.keep_layers)), ..image })
     }
 
     /// The layers, lowest first.
@@ -228,11 +233,53 @@ impl Image {
         }
     }
 
+    /// Layer `index` as a plain tar, where the store has it: a file that has its diff_id, unless the disk damaged it.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn unpacked(&self, index: usize) -> Result<Option<(fs::File, Digest)>, Error> {
+        let diff_id = self.layers.get(index).and_then(|layer| layer.diff_id);
+        let (Some((store, _)), Some(diff_id)) = (&self.unpacked, diff_id) else { return Ok(None) };
+        Ok(store.get(&diff_id)?.map(|file| (file, diff_id)))
+    }
+
+    /// Layer `index` of the store turned out not to have its diff_id.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn discard_unpacked(&self, index: usize) -> Result<(), Error> {
+        let diff_id = self.layers.get(index).and_then(|layer| layer.diff_id);
+        let (Some((store, _)), Some(diff_id)) = (&self.unpacked, diff_id) else { return Ok(()) };
+        store.discard(&diff_id)
+    }
+
+    /// Where layer `index` is to be unpacked to, if it is to be kept: persisted once it has its diff_id, and not before.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn keep_unpacked(&self, index: usize) -> Result<Option<Output>, Error> {
+        let diff_id = self.layers.get(index).and_then(|layer| layer.diff_id);
+        let (Some((store, true)), Some(diff_id)) = (&self.unpacked, diff_id) else { return Ok(None) };
+        store.output(&diff_id).map(Some)
+    }
+
     fn wanted(&self, index: usize) -> Option<Wanted> {
         let layer = self.layers.get(index)?;
         let (digest, size) = layer.blob?;
         let kind = if layer.foreign { WantedKind::ForeignLayer } else { WantedKind::Layer };
         Some(Wanted { digest, size, kind, what: self.layer_label(index) })
+    }
+
+    /// The first block of layer `index` as it is stored, which nobody checks.
+    ///
+    /// # Errors
+    /// As [`Image::open_layer`], or reading fails.
+    pub(crate) fn layer_head(&self, index: usize) -> Result<Vec<u8>, Error> {
+        let (what, mut head) = (self.layer_label(index), Vec::new());
+        let name = self.layers.get(index).map_or("", |layer| &layer.name);
+        let Some(file) = self.files.open(name)? else { return Err(Error::MissingBlob { what }) };
+        file.bytes.take(512).read_to_end(&mut head).map_err(|source| Error::Io { what, source })?;
+        Ok(head)
     }
 
     /// The stored bytes of layer `index`; the reader fails at their end unless size and digest are the manifest's.

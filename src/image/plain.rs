@@ -31,6 +31,7 @@ pub(super) fn open(path: &Path, platform: &Platform, access: &Access) -> Result<
         layers,
         attestations: Vec::new(),
         files,
+        unpacked: None,
     })
 }
 

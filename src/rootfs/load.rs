@@ -2,20 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufRead, Read};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::Scope;
 
-use super::ahead::{Ahead, CHUNK};
+use super::ahead::Chunks;
 use super::apply::{Note, NoteKind, apply};
 use super::entries::{Entries, Fault, is_header};
 use super::error::{EntryFault, Error, StreamFault};
 use super::layer::{self, Budget, Meaning, Stop};
-use super::spool::{OverLimit, Spools, Tee, WriteFailed};
+use super::spool::{OverLimit, Spool, Spooled, Spools, Tee, WriteFailed};
 use super::tree::Tree;
-use crate::image::{self, Compression, Digest, Image, Layer};
+use crate::image::{self, Compression, Digest, Image, Layer, Verified};
 use crate::{Progress, Warning, escaped};
 
 /// Bytes of a tar for each packed one from which on it is told, where the tar has at least [`SWOLLEN_FROM`] bytes.
@@ -78,7 +78,7 @@ pub(super) type Outcome<C> = Result<Indexed<C>, Error>;
 /// A layer after its one reading.
 pub(super) struct Indexed<C> {
     pub(super) changes: Vec<C>,
-    pub(super) spool: File,
+    pub(super) spool: Spooled,
     pub(super) diff_id: Digest,
     pub(super) warnings: Vec<Warning>,
 }
@@ -223,32 +223,104 @@ fn read_layer<C>(
 ) -> Outcome<C> {
     let label = image.layer_label(index);
     let layer = image.layers().get(index);
-    let packed = AtomicU64::new(0);
-    let stored = Counted { inner: image.open_layer(index)?, packed: &packed, progress };
-    let spool_failed = |source| Error::Spool { place: options.scratch.display().to_string(), source };
-    let spool = tempfile::tempfile_in(&options.scratch).map_err(spool_failed)?;
     let number = u32::try_from(index).unwrap_or(u32::MAX);
-    let diff_id = layer.and_then(|layer| layer.diff_id);
-    let (format, changes, spool, got) = std::thread::scope(|scope| {
-        let (format, plain) = decoded(stored, &label, &Stages((options.threads > 1).then_some(scope)))?;
-        // The blob's digest is checked as it is read: that of a plain tar is the same once more.
-        let known = layer.and_then(Layer::digest).filter(|_| format == Compression::None);
-        let explain = Explain { label: &label, format, options };
-        let mut entries = Entries::new(Tee::new(plain, spool, budget, known));
-        let changes = layer::read(&mut entries, number, budget, meaning).map_err(|stop| explain.stop(stop))?;
-        let (spool, got) = entries.into_inner().finish().map_err(|error| explain.io(error))?;
-        Ok::<_, Error>((format, changes, spool, got))
-    })?;
-    if let Some(want) = diff_id.filter(|want| *want != got) {
-        return Err(Error::Stream { layer: label, fault: StreamFault::DiffId { want, got } });
+    let reading = Reading { label: &label, number, options, budget, meaning };
+    let (diff_id, blob) = (layer.and_then(|layer| layer.diff_id), layer.and_then(Layer::blob));
+    let kept = match image.unpacked(index)?.map(|(file, digest)| reading.kept(file, digest, progress)) {
+        Some(Err(_)) => image.discard_unpacked(index).map(|()| None)?,
+        read => read.and_then(Result::ok),
+    };
+    let (format, packed, Tar { changes, spool, digest }) = match kept {
+        Some(tar) => {
+            let packed = blob.map_or(tar.spool.len(), |(_, size)| size);
+            (format_of(&image.layer_head(index)?, &label)?, packed, tar)
+        }
+        None => {
+            let packed = AtomicU64::new(0);
+            let stored = Counted { inner: image.open_layer(index)?, packed: &packed, progress };
+            let spool = match image.keep_unpacked(index)? {
+                Some(output) => Spool::keeping(output),
+                None => Spool::new(&options.scratch, options.segment()),
+            };
+            // The blob's digest is checked as it is read: that of a plain tar is the same once more.
+            let (format, tar) = reading.stored(stored, spool, blob.map(|(digest, _)| digest))?;
+            (format, packed.into_inner(), tar)
+        }
+    };
+    if let Some(want) = diff_id.filter(|want| *want != digest) {
+        return Err(Error::Stream { layer: label, fault: StreamFault::DiffId { want, got: digest } });
     }
+    let place = spool.place();
+    let spool = spool.finish().map_err(|source| Error::Spool { place, source })?;
     let declared = layer.and_then(|layer| layer.compression);
     let mislabelled = declared.filter(|declared| *declared != format).map(|declared| {
         Warning::new("W-media-type", format!("{label}: the media type says {declared}, the bytes are {format}"))
     });
-    let plain = spool.metadata().map_err(spool_failed)?.len();
-    let warnings = mislabelled.into_iter().chain(swollen(&label, packed.into_inner(), plain)).collect();
-    Ok(Indexed { changes, spool, diff_id: got, warnings })
+    let warnings = mislabelled.into_iter().chain(swollen(&label, packed, spool.len)).collect();
+    Ok(Indexed { changes, spool, diff_id: digest, warnings })
+}
+
+/// How a layer is read, wherever it is read from.
+struct Reading<'a, C> {
+    label: &'a str,
+    number: u32,
+    options: &'a Options,
+    budget: &'a Budget,
+    meaning: Meaning<C>,
+}
+
+/// What a plain tar had.
+struct Tar<C> {
+    changes: Vec<C>,
+    spool: Spool,
+    digest: Digest,
+}
+
+impl<C> Reading<'_, C> {
+    /// A layer as it is stored; `blob` is the digest that `stored` fails without.
+    fn stored(
+        &self,
+        stored: impl Read + Send,
+        spool: Spool,
+        blob: Option<Digest>,
+    ) -> Result<(Compression, Tar<C>), Error> {
+        std::thread::scope(|scope| {
+            let (format, plain) = decoded(stored, self.label, &self.stages(scope))?;
+            let known = blob.filter(|_| format == Compression::None);
+            Ok((format, self.tar(plain, format, spool, known)?))
+        })
+    }
+
+    /// A layer that was kept unpacked, and has to have this digest.
+    fn kept(&self, file: File, digest: Digest, progress: &dyn Progress) -> Result<Tar<C>, Error> {
+        let explain = self.explain(Compression::None);
+        let spool = Spool::kept(file.try_clone().map_err(|error| explain.io(error))?);
+        let count = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let checked = Verified::new(&file, digest, None, self.label.to_owned());
+            let read = Counted { inner: checked, packed: &count, progress };
+            let plain = self.stages(scope).join(read).map_err(|error| explain.io(error))?;
+            self.tar(plain, Compression::None, spool, Some(digest))
+        })
+    }
+
+    /// `known` is the digest that `plain` fails without.
+    fn tar(&self, plain: Chunks, format: Compression, spool: Spool, known: Option<Digest>) -> Result<Tar<C>, Error> {
+        let explain = self.explain(format);
+        let mut entries = Entries::new(Tee::new(plain, spool, self.budget, known));
+        let changes = layer::read(&mut entries, self.number, self.budget, self.meaning);
+        let changes = changes.map_err(|stop| explain.stop(stop))?;
+        let (spool, digest) = entries.into_inner().finish().map_err(|error| explain.io(error))?;
+        Ok(Tar { changes, spool, digest })
+    }
+
+    fn stages<'scope, 'env>(&self, scope: &'scope Scope<'scope, 'env>) -> Stages<'scope, 'env> {
+        Stages((self.options.threads > 1).then_some(scope))
+    }
+
+    fn explain(&self, format: Compression) -> Explain<'_> {
+        Explain { label: self.label, format, options: self.options }
+    }
 }
 
 /// A layer that is much larger than what was sent: an image that was made to fill a disk looks like that.
@@ -279,29 +351,34 @@ impl<R: Read> Read for Counted<'_, R> {
 struct Stages<'scope, 'env>(Option<&'scope Scope<'scope, 'env>>);
 
 impl<'scope> Stages<'scope, '_> {
-    fn join(&self, inner: impl Read + Send + 'scope) -> io::Result<Box<dyn BufRead + Send + 'scope>> {
-        Ok(match self.0 {
-            Some(scope) => Box::new(Ahead::new(scope, inner)?),
-            None => Box::new(io::BufReader::with_capacity(CHUNK, inner)),
-        })
+    fn join(&self, inner: impl Read + Send + 'scope) -> io::Result<Chunks<'scope>> {
+        match self.0 {
+            Some(scope) => Chunks::ahead(scope, inner),
+            None => Ok(Chunks::here(inner)),
+        }
     }
 }
 
-/// Finds the compression in the first bytes, which media types may misstate, and undoes it. A plain tar begins with a
-/// name, which may look like anything, so a header that is one is asked for first.
+/// The compression of what begins so. A plain tar begins with a name, which may look like anything, so a header that is
+/// one is asked for first.
+fn format_of(head: &[u8], label: &str) -> Result<Compression, Error> {
+    let refused = |name| Error::Stream { layer: label.to_owned(), fault: StreamFault::ForeignCompression(name) };
+    if is_header(head) { Ok(Compression::None) } else { Compression::of(head).map_err(refused) }
+}
+
+/// Finds the compression in the first bytes, which media types may misstate, and undoes it.
 fn decoded<'scope>(
     mut stored: impl Read + Send + 'scope,
     label: &str,
     stages: &Stages<'scope, '_>,
-) -> Result<(Compression, Box<dyn BufRead + Send + 'scope>), Error> {
-    let mut head = Vec::new();
+) -> Result<(Compression, Chunks<'scope>), Error> {
     let explain = |error: io::Error| match error.downcast::<image::Error>() {
         Ok(carried) => Error::Image(carried),
         Err(source) => Error::Stream { layer: label.to_owned(), fault: StreamFault::Io(source) },
     };
+    let mut head = Vec::new();
     (&mut stored).take(512).read_to_end(&mut head).map_err(explain)?;
-    let refused = |name| Error::Stream { layer: label.to_owned(), fault: StreamFault::ForeignCompression(name) };
-    let format = if is_header(&head) { Compression::None } else { Compression::of(&head).map_err(refused)? };
+    let format = format_of(&head, label)?;
     let whole = stages.join(io::Cursor::new(head).chain(stored)).map_err(explain)?;
     let plain = match format {
         Compression::None => Ok(whole),
@@ -332,9 +409,7 @@ impl Explain<'_> {
     /// An error of the chain below the tar: the spool's, the verifier's, the decoder's or the disk's.
     fn io(&self, error: io::Error) -> Error {
         let error = match error.downcast::<WriteFailed>() {
-            Ok(WriteFailed(source)) => {
-                return Error::Spool { place: self.options.scratch.display().to_string(), source };
-            }
+            Ok(WriteFailed { place, source }) => return Error::Spool { place, source },
             Err(error) => error,
         };
         if error.get_ref().is_some_and(|inner| inner.is::<OverLimit>()) {
@@ -365,6 +440,11 @@ pub(super) fn entry_error(image: &Image, layer: u32, entry: &[u8], fault: EntryF
 }
 
 impl Options {
+    /// Bytes of a spool's segment.
+    pub(super) fn segment(&self) -> u64 {
+        Spools::segment(self.limits.unpacked)
+    }
+
     /// Two threads, spools in `scratch`, the usual limits.
     pub fn new(scratch: &Path) -> Self {
         Self { limits: Limits::default(), threads: 2, scratch: scratch.to_owned(), strict: false, keep_owners: false }

@@ -158,6 +158,14 @@ impl Tree {
         self.inodes.iter_mut().map(|inode| &mut inode.metadata)
     }
 
+    /// The contents of all files that have a name.
+    pub(super) fn contents(&self) -> impl Iterator<Item = &Content> {
+        self.inodes.iter().filter(|inode| inode.links > 0).filter_map(|inode| match &inode.kind {
+            Kind::File(content) => Some(content),
+            _ => None,
+        })
+    }
+
     pub(super) fn get_mut(&mut self, id: InodeId) -> Option<&mut Inode> {
         self.inodes.get_mut(id as usize)
     }

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 
+use std::io::Read;
+
 use super::*;
 use crate::Refusal;
 
