@@ -8,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::{images, on_two_threads};
 
 /// Bytes that are hashed or inflated at a time, as the program does.
-const CHUNK: usize = 256 << 10;
+pub const CHUNK: usize = 256 << 10;
 /// Bytes of a tar that each library gets in a turn: few, so that whatever slows the machine for a while slows all.
 const SAMPLE: usize = 8 << 20;
 /// Turns of each library.

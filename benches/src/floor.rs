@@ -8,7 +8,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use crate::algorithms::{cpu_seconds, crc32, inflate, inflate_whole, openssl};
+use crate::algorithms::{CHUNK, cpu_seconds, crc32, inflate, inflate_whole, openssl};
 use crate::{images, on_two_threads};
 
 /// The parts, with the seconds of each.
@@ -22,9 +22,9 @@ impl Floor {
         self.parts.iter().map(|(_, seconds)| seconds).sum()
     }
 
-    /// What is left when the layers were read and inflated before.
-    pub fn hashing_and_writing(&self) -> f64 {
-        let kept = ["SHA-384 twice", "CRC-32", "write"];
+    /// What is left when the layers were inflated before: hashing, and writing.
+    pub fn of_plain_layers(&self) -> f64 {
+        let kept = ["SHA-256 of the tars", "SHA-384 twice", "CRC-32", "write"];
         self.parts.iter().filter(|(name, _)| kept.contains(name)).map(|(_, seconds)| seconds).sum()
     }
 
@@ -83,5 +83,5 @@ fn inflate_all(data: &Data) -> f64 {
 
 fn write(tars: &[Vec<u8>], scratch: &Path) {
     let mut file = tempfile::tempfile_in(scratch).expect("the folder can be written");
-    tars.iter().for_each(|tar| file.write_all(tar).expect("the disk has room"));
+    tars.iter().flat_map(|tar| tar.chunks(CHUNK)).for_each(|chunk| file.write_all(chunk).expect("the disk has room"));
 }
