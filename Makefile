@@ -46,6 +46,11 @@ fuzz:
 bench:
 	cargo build --release --locked --package eif --package eif-benches --bin eif --bin eif-bench
 	'$(TARGET)/release/eif-bench' algorithms
+	'$(TARGET)/release/eif-bench' layer middle >'$(TARGET)/layer.gz'
+	for library in zlib-rs zlib-ng; do \
+		cargo run --release --locked --quiet --manifest-path benches/zlib-ng/Cargo.toml \
+			--target-dir '$(TARGET)/zlib-ng' --features $$library -- '$(TARGET)/layer.gz' || exit 1; \
+	done
 	'$(TARGET)/release/eif-bench' build middle --peers
 	'$(TARGET)/release/eif-bench' build large --peers
 	'$(TARGET)/release/eif-bench' compress hello

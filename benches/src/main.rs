@@ -3,6 +3,7 @@
 //! | command | what it times |
 //! |---|---|
 //! | `algorithms` | the libraries that could do the work |
+//! | `layer` | nothing: it gives the largest layer to programs that time something else |
 //! | `build` | `eif build`, and what others do, on an image |
 //! | `compress` | build and boot for each `--compress` |
 //!
@@ -16,9 +17,11 @@ mod floor;
 mod images;
 mod program;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: eif-bench algorithms
+       eif-bench layer hello|middle|large
        eif-bench build hello|middle|large [--rounds N] [--peers]
        eif-bench compress hello|middle [--rounds N]";
 
@@ -27,6 +30,14 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["algorithms"] => algorithms::table(),
+        ["layer", name @ ("hello" | "middle" | "large")] => {
+            let blobs = images::blobs(&images::layout(name));
+            let largest = blobs.into_iter().max_by_key(Vec::len).expect("the image has layers");
+            if let Err(error) = std::io::stdout().write_all(&largest) {
+                eprintln!("eif-bench: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
         ["build", name, further @ ..] => match build::Options::read(name, further) {
             Some(options) => build::table(&options),
             None => return usage(),
