@@ -9,6 +9,13 @@ use std::ops::Deref;
 /// Bytes of a chunk: small enough for the second-level cache.
 pub const CHUNK: usize = 256 << 10;
 
+/// Bytes from this place in a file to the next multiple of [`CHUNK`], at least one.
+pub(crate) fn to_boundary(position: u64) -> usize {
+    const SIZE: u64 = CHUNK as u64;
+    let inside = position.checked_rem(SIZE).unwrap_or(0);
+    usize::try_from(SIZE.saturating_sub(inside)).unwrap_or(CHUNK)
+}
+
 #[repr(align(4096))]
 struct Pages([u8; CHUNK]);
 
@@ -103,6 +110,14 @@ mod tests {
     fn a_chunk_begins_at_a_page() {
         for _ in 0..4 {
             assert_eq!(Chunk::new().pages.0.as_ptr().addr() % 4096, 0);
+        }
+    }
+
+    #[test]
+    fn a_boundary_is_ahead() {
+        let size = CHUNK as u64;
+        for (position, ahead) in [(0, CHUNK), (1, CHUNK - 1), (size - 1, 1), (size, CHUNK), (u64::MAX, 1)] {
+            assert_eq!(to_boundary(position), ahead, "{position}");
         }
     }
 

@@ -19,7 +19,7 @@ use super::measure::{Measurements, Measurer, Part};
 use super::writer::forbidden;
 use super::{Error, Fault, Level, MAX_CMDLINE, MAX_METADATA, MAX_SIGNATURE, Metadata, signature};
 use crate::Arch;
-use crate::chunk::{CHUNK, Chunk};
+use crate::chunk::{Chunk, to_boundary};
 
 /// Bytes with a known size that can be read at any place: a file, or a slice in tests.
 pub trait Source {
@@ -458,11 +458,11 @@ pub struct SectionReader<'a, S> {
 }
 
 impl<S: Source> SectionReader<'_, S> {
-    /// Fills `chunk` with what comes next, to a multiple of [`CHUNK`] in the file or to the section's end; false at the
+    /// Fills `chunk` with what comes next, to a multiple of a chunk in the file or to the section's end; false at the
     /// end.
     pub(super) fn next_chunk(&mut self, chunk: &mut Chunk) -> Result<bool, Error> {
         chunk.clear();
-        let room = CHUNK.saturating_sub((self.offset % CHUNK as u64) as usize);
+        let room = to_boundary(self.offset);
         chunk.fill(self, room).map_err(Error::io("reading the .eif"))?;
         Ok(!chunk.is_empty())
     }

@@ -10,7 +10,7 @@ use super::header::{
 use super::measure::{Measurements, Measurer, Part, Pcr};
 use super::{Error, MAX_CMDLINE, MAX_METADATA, MAX_SIGNATURE};
 use crate::Arch;
-use crate::chunk::{CHUNK, Chunk};
+use crate::chunk::{Chunk, to_boundary};
 
 /// What a writer has to know before the first byte.
 #[derive(Debug, Clone, Copy)]
@@ -222,9 +222,9 @@ impl<W: Write + Seek> Writer<W> {
         Ok(())
     }
 
-    /// How many bytes the chunk takes: the next one is to begin at a multiple of [`CHUNK`].
+    /// How many bytes the chunk takes: the next one is to begin at a multiple of a chunk in the file.
     fn room(&self) -> usize {
-        CHUNK - (self.position % CHUNK as u64) as usize - self.chunk.len()
+        to_boundary(self.position) - self.chunk.len()
     }
 
     /// Hands the buffer to file, CRC and hashes.

@@ -1,6 +1,8 @@
 //! Runs an enclave: on the Nitro device of an EC2 instance, or in QEMU with the vsock device that an enclave expects of
 //! its parent.
 
+#[cfg(target_os = "linux")]
+mod bell;
 pub mod console;
 #[cfg(target_os = "linux")]
 pub mod enclave;

@@ -9,13 +9,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::error::Error;
 use super::parent::{HYPERVISOR_CID, Parent};
 use crate::launch::Watcher;
+use crate::launch::bell::Bell;
 use crate::launch::console::Console;
 
 /// Port of the hypervisor where the console of CID 0 would be.
@@ -32,7 +33,7 @@ const BACKLOG: usize = 1 << 20;
 /// The two threads. Dropping it ends the reader; the watcher's gets what is there and ends by itself.
 pub struct ConsoleLink {
     console: Arc<Mutex<Console>>,
-    leave: Arc<OwnedFd>,
+    leave: Bell,
     reader: Option<JoinHandle<()>>,
     feeder: Option<JoinHandle<()>>,
 }
@@ -63,13 +64,13 @@ impl ConsoleLink {
         stop: impl FnOnce() + Send + 'static,
     ) -> Result<Self, Error> {
         let console = Arc::new(Mutex::new(Console::default()));
-        let leave = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(Error::io("making an eventfd"))?);
+        let leave = Bell::new().map_err(Error::io("making an eventfd"))?;
         let feed = Arc::new(Feed::default());
         let from = Arc::clone(&feed);
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.into()).spawn(body).map_err(Error::io("starting a thread"))
         };
-        let mut reader = Reader { console: Arc::clone(&console), leave: Arc::clone(&leave), feed };
+        let mut reader = Reader { console: Arc::clone(&console), leave: leave.clone(), feed };
         let reader = spawn("console", Box::new(move || reader.run(&*parent, cid)))?;
         let mut link = Self { console, leave, reader: Some(reader), feeder: None };
         link.feeder = Some(spawn("watcher", Box::new(move || from.pass_on(watcher, stop)))?);
@@ -91,7 +92,7 @@ impl ConsoleLink {
     }
 
     fn end_reader(&mut self) {
-        let _rung = rustix::io::write(&*self.leave, &1_u64.to_ne_bytes());
+        self.leave.ring();
         if let Some(reader) = self.reader.take() {
             let _panicked = reader.join();
         }
@@ -111,7 +112,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The thread that reads.
 struct Reader {
     console: Arc<Mutex<Console>>,
-    leave: Arc<OwnedFd>,
+    leave: Bell,
     feed: Arc<Feed>,
 }
 
@@ -142,7 +143,7 @@ impl Reader {
 
     fn told_to_leave(&self, within: Duration) -> bool {
         let timeout = Timespec::try_from(within).ok();
-        matches!(poll(&mut [PollFd::new(&*self.leave, PollFlags::IN)], timeout.as_ref()), Ok(1..))
+        matches!(poll(&mut [PollFd::new(&self.leave, PollFlags::IN)], timeout.as_ref()), Ok(1..))
     }
 
     /// Reads to the end; once told to leave, as long as something comes, and a second at most.
@@ -157,7 +158,7 @@ impl Reader {
             let timeout = left.and_then(|left| Timespec::try_from(left).ok());
             let mut fds = vec![PollFd::new(stream, PollFlags::IN)];
             if deadline.is_none() {
-                fds.push(PollFd::new(&*self.leave, PollFlags::IN));
+                fds.push(PollFd::new(&self.leave, PollFlags::IN));
             }
             if poll(&mut fds, timeout.as_ref()).is_err_and(|errno| errno != Errno::INTR) {
                 return;

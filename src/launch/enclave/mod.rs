@@ -21,19 +21,20 @@ mod parent;
 mod ports;
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use self::assemble::Driver;
 use self::console_link::ConsoleLink;
 use self::parent::{Parent, Vsock};
 use self::ports::Ports;
+use super::bell::Bell;
 use super::console::Console;
 use super::nitro::Running;
 use super::vsock::Record;
@@ -108,13 +109,12 @@ pub struct Stopper(Arc<Stop>);
 #[derive(Debug)]
 struct Stop {
     used: AtomicBool,
-    bell: OwnedFd,
+    bell: Bell,
 }
 
 impl Stopper {
     fn new() -> Result<Self, Error> {
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let bell = bell.map_err(Error::io("making an eventfd"))?;
+        let bell = Bell::new().map_err(Error::io("making an eventfd"))?;
         Ok(Self(Arc::new(Stop { used: AtomicBool::new(false), bell })))
     }
 
@@ -122,8 +122,7 @@ impl Stopper {
     /// lets go of it. Closing it may take up to 240 s when the hypervisor does not answer.
     pub fn stop(&self) {
         self.0.used.store(true, Ordering::Release);
-        // A full counter has rung already.
-        let _rung = rustix::io::write(&self.0.bell, &1_u64.to_ne_bytes());
+        self.0.bell.ring();
     }
 
     fn used(&self) -> bool {

@@ -20,13 +20,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 
 use super::error::Error;
 use super::mail::{self, Message};
 use super::parent::Parent;
+use crate::launch::bell::Bell;
 use crate::launch::private;
 use crate::launch::vsock::{Answer, HEARTBEAT_PORT, Record, STATUS_PORT, Service};
 
@@ -63,8 +64,8 @@ impl Heard {
 /// A launcher's share in the ports. Dropping it gives that up.
 pub struct Ports {
     heard: Arc<Heard>,
-    news: Arc<OwnedFd>,
-    wake: Arc<OwnedFd>,
+    news: Bell,
+    wake: Bell,
     home: Mutex<PathBuf>,
     folder: PathBuf,
     reports: bool,
@@ -124,9 +125,8 @@ impl Ports {
         let number = JOINED.fetch_add(1, Ordering::Relaxed);
         let home = folder.join(format!("start-{}-{number}", std::process::id()));
         let doorbell = mail::bind(&home).map_err(Error::io(format!("binding {}", home.display())))?;
-        let signal = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Arc::new);
-        let events = Error::io("making an eventfd");
-        let (news, wake) = signal().and_then(|news| Ok((news, signal()?))).map_err(events)?;
+        let bell = || Bell::new().map_err(Error::io("making an eventfd"));
+        let (news, wake) = (bell()?, bell()?);
         let heard = Arc::new(Heard::default());
         let reports = doors.status.is_some();
         let (parent, folder) = (Arc::clone(parent), folder.to_owned());
@@ -134,8 +134,8 @@ impl Ports {
             parent,
             folder: folder.clone(),
             heard: Arc::clone(&heard),
-            news: Arc::clone(&news),
-            wake: Arc::clone(&wake),
+            news: news.clone(),
+            wake: wake.clone(),
             doorbell,
             doors,
             streams: Vec::new(),
@@ -157,7 +157,7 @@ impl Ports {
         let claimed = self.folder.join(format!("cid-{cid}"));
         fs::rename(&*home, &claimed).map_err(Error::io(format!("renaming {}", home.display())))?;
         *home = claimed;
-        ring(&self.wake);
+        self.wake.ring();
         Ok(())
     }
 
@@ -172,13 +172,13 @@ impl Ports {
     }
 
     /// Readable when something has come; see [`Ports::listen_again`].
-    pub fn news(&self) -> &OwnedFd {
+    pub fn news(&self) -> &Bell {
         &self.news
     }
 
     /// Makes [`Ports::news`] wait for the next thing.
     pub fn listen_again(&self) {
-        let _nothing_new = rustix::io::read(&*self.news, &mut [0; 8]);
+        self.news.hush();
     }
 
     /// Whether port 9001 is listened to. Without it the application's end stays unknown outside debug mode: a launcher of
@@ -190,7 +190,7 @@ impl Ports {
     /// Takes in what has arrived, and leaves the folder.
     pub fn leave(&mut self) {
         self.heard.leaving.store(true, Ordering::Release);
-        ring(&self.wake);
+        self.wake.ring();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has nothing left to take in.
             let _panicked = thread.join();
@@ -207,11 +207,6 @@ impl Drop for Ports {
 
 fn lock(home: &Mutex<PathBuf>) -> MutexGuard<'_, PathBuf> {
     home.lock().unwrap_or_else(|broken| broken.into_inner())
-}
-
-fn ring(bell: &OwnedFd) {
-    // A full counter has rung already.
-    let _rung = rustix::io::write(bell, &1_u64.to_ne_bytes());
 }
 
 fn taken() -> Error {
@@ -279,8 +274,8 @@ struct Member {
     parent: Arc<dyn Parent>,
     folder: PathBuf,
     heard: Arc<Heard>,
-    news: Arc<OwnedFd>,
-    wake: Arc<OwnedFd>,
+    news: Bell,
+    wake: Bell,
     doorbell: OwnedFd,
     doors: Doors,
     streams: Vec<Stream>,
@@ -309,7 +304,7 @@ impl Member {
 
     /// Which of [`Member::watched`] have something; the wake's own bell is silenced.
     fn sleep(&self, timeout: Option<Duration>) -> Vec<bool> {
-        let wake = PollFd::new(&*self.wake, PollFlags::IN);
+        let wake = PollFd::new(&self.wake, PollFlags::IN);
         let watched = self.watched().into_iter().map(|fd| PollFd::new(fd, PollFlags::IN));
         let mut fds: Vec<_> = std::iter::once(wake).chain(watched).collect();
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
@@ -317,7 +312,7 @@ impl Member {
             return Vec::new();
         }
         let ready: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        let _silent = rustix::io::read(&*self.wake, &mut [0; 8]);
+        self.wake.hush();
         ready.into_iter().skip(1).collect()
     }
 
@@ -344,7 +339,7 @@ impl Member {
             stream.receive(&heard)
         });
         if something {
-            ring(&self.news);
+            self.news.ring();
         }
         if bell {
             self.answer();

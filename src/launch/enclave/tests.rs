@@ -1,6 +1,7 @@
 use std::io::{Cursor, Write};
 use std::net::Shutdown;
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::thread;

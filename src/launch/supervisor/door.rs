@@ -13,11 +13,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 
+use super::super::bell::Bell;
 use super::journal::Journal;
 use super::stop::Stop;
 
@@ -81,7 +82,7 @@ struct Shared {
     journal: Arc<Journal>,
     stop: Stop,
     /// Readable for ever once the enclave has ended.
-    over: OwnedFd,
+    over: Bell,
     clients: Mutex<usize>,
     left: Condvar,
 }
@@ -95,7 +96,7 @@ impl Door {
         let (_folder, path) = short(folder)?;
         let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
-        let over = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let over = Bell::new()?;
         let shared = Arc::new(Shared { journal, stop, over, clients: Mutex::new(0), left: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new().name("door".into()).spawn(move || answer(&listener, &theirs))?;
@@ -104,8 +105,7 @@ impl Door {
 
     /// The enclave has ended, and that is in the registry: lets everyone know who waits for it.
     pub fn close(self) {
-        // A full counter has rung already.
-        let _rung = rustix::io::write(&self.shared.over, &1_u64.to_ne_bytes());
+        self.shared.over.ring();
         // It has nothing left to answer if it panicked.
         let _panicked = self.thread.join();
         let clients = self.shared.clients();
@@ -205,12 +205,12 @@ impl Guest {
 
     fn console(&self, follow: bool) -> io::Result<()> {
         let journal = &self.shared.journal;
-        let bell = journal.subscribe()?;
+        let more = journal.subscribe()?;
         let (mut cursor, mut buffer) = (0, vec![0; 64 * 1024]);
         loop {
             // Before the reading: nothing is written once it is over.
             let last = !follow || self.shared.is_over();
-            bell.hush();
+            more.bell.hush();
             loop {
                 match journal.read(&mut cursor, &mut buffer)? {
                     0 => break,
@@ -220,7 +220,7 @@ impl Guest {
             if last {
                 return Ok(());
             }
-            self.shared.sleep(&[bell.fd(), &self.stream], None);
+            self.shared.sleep(&[&more.bell, &self.stream], None);
             if self.has_gone() {
                 return Ok(());
             }

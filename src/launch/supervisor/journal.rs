@@ -5,12 +5,11 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 
-use rustix::event::{EventfdFlags, eventfd};
+use super::super::bell::Bell;
 
 /// Bytes of a console that are kept at most.
 pub const LIMIT: u64 = 1 << 20;
@@ -31,7 +30,7 @@ struct Pages {
     base: u64,
     middle: u64,
     end: u64,
-    bells: BTreeMap<u64, Arc<OwnedFd>>,
+    bells: BTreeMap<u64, Bell>,
     next: u64,
 }
 
@@ -63,10 +62,7 @@ impl Journal {
     pub fn append(&self, bytes: &[u8]) {
         let mut pages = self.pages();
         let _lost = pages.append(bytes);
-        for bell in pages.bells.values() {
-            // A full counter has rung already.
-            let _rung = rustix::io::write(bell, &1_u64.to_ne_bytes());
-        }
+        pages.bells.values().for_each(Bell::ring);
     }
 
     /// Reads from `cursor` on, or from the first byte that is still kept, and moves it behind what was read; 0 at the end.
@@ -91,13 +87,13 @@ impl Journal {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn subscribe(&self) -> io::Result<Bell<'_>> {
-        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    pub fn subscribe(&self) -> io::Result<Subscription<'_>> {
+        let bell = Bell::new()?;
         let mut pages = self.pages();
         let number = pages.next;
         pages.next += 1;
-        pages.bells.insert(number, Arc::clone(&bell));
-        Ok(Bell { journal: self, number, bell })
+        pages.bells.insert(number, bell.clone());
+        Ok(Subscription { journal: self, number, bell })
     }
 }
 
@@ -130,28 +126,15 @@ fn create(folder: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(folder.join(NEW))
 }
 
-/// Rings when a journal has grown.
+/// Whose bell rings when a journal has grown.
 #[derive(Debug)]
-pub struct Bell<'a> {
+pub struct Subscription<'a> {
     journal: &'a Journal,
     number: u64,
-    bell: Arc<OwnedFd>,
+    pub(super) bell: Bell,
 }
 
-impl Bell<'_> {
-    /// Readable when it has rung.
-    pub fn fd(&self) -> &OwnedFd {
-        &self.bell
-    }
-
-    /// Silences it until the next time.
-    pub fn hush(&self) {
-        // It may not have rung at all.
-        let _silent = rustix::io::read(&self.bell, &mut [0; 8]);
-    }
-}
-
-impl Drop for Bell<'_> {
+impl Drop for Subscription<'_> {
     fn drop(&mut self) {
         self.journal.pages().bells.remove(&self.number);
     }
@@ -216,13 +199,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::create(folder.path()).unwrap();
         let bell = journal.subscribe().unwrap();
-        let rung = |bell: &Bell<'_>| rustix::io::read(bell.fd(), &mut [0; 8]).is_ok();
+        let rung = |subscription: &Subscription<'_>| subscription.bell.hush();
         assert!(!rung(&bell));
         journal.append(b"x");
         assert!(rung(&bell));
         assert!(!rung(&bell));
         journal.append(b"y");
-        bell.hush();
+        bell.bell.hush();
         assert!(!rung(&bell));
         drop(bell);
         assert!(journal.pages().bells.is_empty());

@@ -157,7 +157,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn start(order: Order, run: &Path, words: File, console: Option<File>) -> Result<Self, Told> {
-        let stop = Stop::new().map_err(io::Error::from).map_err(failed("making an eventfd"))?;
+        let stop = Stop::new().map_err(failed("making an eventfd"))?;
         heed_signals(&stop).map_err(failed("waiting for signals"))?;
         heed_owner(words, &stop).map_err(failed("waiting for the owner"))?;
         let attached = console.is_some();

@@ -1,10 +1,9 @@
 //! The wish that an enclave may end: it can be uttered before there is an enclave, and by anyone.
 
-use std::os::fd::OwnedFd;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::Errno;
+use super::super::bell::Bell;
 
 /// Ends the machine.
 type Stopper = Box<dyn Fn() + Send>;
@@ -16,7 +15,7 @@ pub struct Stop(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     /// Readable for ever once it has been uttered.
-    bell: OwnedFd,
+    bell: Bell,
 }
 
 #[derive(Default)]
@@ -30,9 +29,8 @@ impl Stop {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn new() -> Result<Self, Errno> {
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self(Arc::new(Inner { state: Mutex::default(), bell })))
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(Inner { state: Mutex::default(), bell: Bell::new()? })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -43,8 +41,7 @@ impl Stop {
     pub fn ask(&self) {
         let mut state = self.state();
         state.asked = true;
-        // A full counter has rung already.
-        let _rung = rustix::io::write(&self.0.bell, &1_u64.to_ne_bytes());
+        self.0.bell.ring();
         if let Some(stopper) = &state.stopper {
             stopper();
         }
@@ -60,7 +57,7 @@ impl Stop {
     }
 
     /// Readable once it has been uttered.
-    pub fn bell(&self) -> &OwnedFd {
+    pub(super) fn bell(&self) -> &Bell {
         &self.0.bell
     }
 }
