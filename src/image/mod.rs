@@ -158,9 +158,9 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Digest and size of the blob as it is stored, which whoever reads it is held to; `None` where nothing says them.
-    pub(crate) fn blob(&self) -> Option<(Digest, u64)> {
-        self.blob
+    /// Digest of the blob as it is stored, which whoever reads it is held to; `None` where nothing says it.
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        self.blob.map(|(digest, _)| digest)
     }
 }
 
@@ -270,16 +270,16 @@ impl Image {
         Some(Wanted { digest, size, kind, what: self.layer_label(index) })
     }
 
-    /// The first block of layer `index` as it is stored, which nobody checks.
+    /// The first block of layer `index` as it is stored, which nobody checks, and its size in bytes.
     ///
     /// # Errors
     /// As [`Image::open_layer`], or reading fails.
-    pub(crate) fn layer_head(&self, index: usize) -> Result<Vec<u8>, Error> {
+    pub(crate) fn layer_head(&self, index: usize) -> Result<(Vec<u8>, u64), Error> {
         let (what, mut head) = (self.layer_label(index), Vec::new());
         let name = self.layers.get(index).map_or("", |layer| &layer.name);
         let Some(file) = self.files.open(name)? else { return Err(Error::MissingBlob { what }) };
         file.bytes.take(512).read_to_end(&mut head).map_err(|source| Error::Io { what, source })?;
-        Ok(head)
+        Ok((head, file.size))
     }
 
     /// The stored bytes of layer `index`; the reader fails at their end unless size and digest are the manifest's.

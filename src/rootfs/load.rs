@@ -225,15 +225,15 @@ fn read_layer<C>(
     let layer = image.layers().get(index);
     let number = u32::try_from(index).unwrap_or(u32::MAX);
     let reading = Reading { label: &label, number, options, budget, meaning };
-    let (diff_id, blob) = (layer.and_then(|layer| layer.diff_id), layer.and_then(Layer::blob));
+    let diff_id = layer.and_then(|layer| layer.diff_id);
     let kept = match image.unpacked(index)?.map(|(file, digest)| reading.kept(file, digest, progress)) {
         Some(Err(_)) => image.discard_unpacked(index).map(|()| None)?,
         read => read.and_then(Result::ok),
     };
     let (format, packed, Tar { changes, spool, digest }) = match kept {
         Some(tar) => {
-            let packed = blob.map_or(tar.spool.len(), |(_, size)| size);
-            (format_of(&image.layer_head(index)?, &label)?, packed, tar)
+            let (head, packed) = image.layer_head(index)?;
+            (format_of(&head, &label)?, packed, tar)
         }
         None => {
             let packed = AtomicU64::new(0);
@@ -243,7 +243,7 @@ fn read_layer<C>(
                 None => Spool::new(&options.scratch, options.segment()),
             };
             // The blob's digest is checked as it is read: that of a plain tar is the same once more.
-            let (format, tar) = reading.stored(stored, spool, blob.map(|(digest, _)| digest))?;
+            let (format, tar) = reading.stored(stored, spool, layer.and_then(Layer::digest))?;
             (format, packed.into_inner(), tar)
         }
     };

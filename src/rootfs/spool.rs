@@ -135,11 +135,6 @@ impl Spool {
         Self { place: Place::Kept(file), len: 0 }
     }
 
-    /// Its bytes so far.
-    pub(super) fn len(&self) -> u64 {
-        self.len
-    }
-
     /// For messages.
     pub(super) fn place(&self) -> String {
         match &self.place {
@@ -366,7 +361,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let mut spool = Spool::new(scratch.path(), SEGMENT);
         bytes(len).chunks(pieces).for_each(|piece| spool.append(piece).unwrap());
-        assert_eq!(spool.len(), u64::from(len));
+        assert_eq!(spool.len, u64::from(len));
         spool.finish().unwrap()
     }
 
