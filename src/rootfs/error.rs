@@ -241,7 +241,9 @@ impl Refusal for Error {
             Error::Stream { fault, .. } => fault.help(),
             Error::Limit { unit: "bytes", .. } => "if the image is to be trusted, raise --max-unpacked",
             Error::Limit { .. } => "if the image is to be trusted, raise --max-entries",
-            Error::Spool { .. } => "free space there, or set TMPDIR to a folder with room for the unpacked layers",
+            Error::Spool { .. } => {
+                "free space there, or set TMPDIR to a folder with room for the unpacked layers (--keep-layers: XDG_CACHE_HOME)"
+            }
             Error::NoCommand => "pass --entrypoint or --cmd",
             Error::Encoding { .. } => "remove the NUL byte from the image's config or the flag",
             Error::UnknownUser { .. } => "pass --user with a numeric id, or add the user in the image",

@@ -139,7 +139,7 @@ impl Spool {
     pub(super) fn place(&self) -> String {
         match &self.place {
             Place::Segments { scratch, .. } => scratch.display().to_string(),
-            Place::Keeping(output) => output.target().display().to_string(),
+            Place::Keeping(output) => output.target().parent().unwrap_or(output.target()).display().to_string(),
             Place::Kept(_) => "the store".to_owned(),
         }
     }
