@@ -42,7 +42,7 @@ FUZZ_SECONDS := 600
 fuzz:
 	bash .ci/fuzz $(FUZZ_SECONDS)
 
-# How fast a build is, against a floor measured beside it. Needs root, for the owners in its images.
+# How fast a build is, against a floor measured beside it. Needs root, for the owners in its images, and cmake, for zlib-ng.
 bench:
 	cargo build --release --locked --package eif --package eif-benches --bin eif --bin eif-bench
 	'$(TARGET)/release/eif-bench' algorithms
