@@ -65,10 +65,7 @@ impl Pcr {
     /// Those of the reader.
     pub fn of_reader(reader: &mut impl Read) -> io::Result<Self> {
         let mut hash = Sha384::new();
-        chunk::each(reader, |bytes| {
-            hash.update(bytes);
-            Ok::<_, io::Error>(())
-        })?;
+        chunk::each(reader, |bytes| hash.update(bytes))?;
         Ok(Self::of(hash))
     }
 

@@ -27,10 +27,7 @@ impl Digest {
     /// Those of the reader.
     pub fn of_reader(reader: &mut impl Read) -> io::Result<Self> {
         let mut hasher = Sha256::new();
-        chunk::each(reader, |bytes| {
-            hasher.update(bytes);
-            Ok::<_, io::Error>(())
-        })?;
+        chunk::each(reader, |bytes| hasher.update(bytes))?;
         Ok(Self(hasher.finalize().into()))
     }
 

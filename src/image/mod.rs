@@ -238,8 +238,7 @@ impl Image {
     /// # Errors
     /// [`Error::Store`].
     pub(crate) fn unpacked(&self, index: usize) -> Result<Option<(fs::File, Digest)>, Error> {
-        let diff_id = self.layers.get(index).and_then(|layer| layer.diff_id);
-        let (Some((store, _)), Some(diff_id)) = (&self.unpacked, diff_id) else { return Ok(None) };
+        let Some((store, _, diff_id)) = self.place_of_unpacked(index) else { return Ok(None) };
         Ok(store.get(&diff_id)?.map(|file| (file, diff_id)))
     }
 
@@ -248,9 +247,7 @@ impl Image {
     /// # Errors
     /// [`Error::Store`].
     pub(crate) fn discard_unpacked(&self, index: usize) -> Result<(), Error> {
-        let diff_id = self.layers.get(index).and_then(|layer| layer.diff_id);
-        let (Some((store, _)), Some(diff_id)) = (&self.unpacked, diff_id) else { return Ok(()) };
-        store.discard(&diff_id)
+        self.place_of_unpacked(index).map_or(Ok(()), |(store, _, diff_id)| store.discard(&diff_id))
     }
 
     /// Where layer `index` is to be unpacked to, if it is to be kept: persisted once it has its diff_id, and not before.
@@ -258,9 +255,14 @@ impl Image {
     /// # Errors
     /// [`Error::Store`].
     pub(crate) fn keep_unpacked(&self, index: usize) -> Result<Option<Output>, Error> {
-        let diff_id = self.layers.get(index).and_then(|layer| layer.diff_id);
-        let (Some((store, true)), Some(diff_id)) = (&self.unpacked, diff_id) else { return Ok(None) };
+        let Some((store, true, diff_id)) = self.place_of_unpacked(index) else { return Ok(None) };
         store.output(&diff_id).map(Some)
+    }
+
+    /// The store, whether layers are kept there unpacked, and under which digest this one is.
+    fn place_of_unpacked(&self, index: usize) -> Option<(&Store, bool, Digest)> {
+        let (store, keep) = self.unpacked.as_ref()?;
+        Some((store, *keep, self.layers.get(index)?.diff_id?))
     }
 
     fn wanted(&self, index: usize) -> Option<Wanted> {
@@ -275,10 +277,9 @@ impl Image {
     /// # Errors
     /// As [`Image::open_layer`], or reading fails.
     pub(crate) fn layer_head(&self, index: usize) -> Result<(Vec<u8>, u64), Error> {
-        let (what, mut head) = (self.layer_label(index), Vec::new());
-        let name = self.layers.get(index).map_or("", |layer| &layer.name);
-        let Some(file) = self.files.open(name)? else { return Err(Error::MissingBlob { what }) };
-        file.bytes.take(512).read_to_end(&mut head).map_err(|source| Error::Io { what, source })?;
+        let ((_, file), mut head) = (self.layer_file(index)?, Vec::new());
+        let failed = |source| Error::Io { what: self.layer_label(index), source };
+        file.bytes.take(512).read_to_end(&mut head).map_err(failed)?;
         Ok((head, file.size))
     }
 
@@ -287,12 +288,16 @@ impl Image {
     /// # Errors
     /// [`Error::MissingBlob`], or what opening the file gives.
     pub fn open_layer(&self, index: usize) -> Result<Box<dyn Read + Send + '_>, Error> {
-        let label = self.layer_label(index);
-        let layer = self.layers.get(index).ok_or_else(|| Error::MissingBlob { what: label.clone() })?;
-        let file = self.files.open(&layer.name)?.ok_or(Error::MissingBlob { what: label.clone() })?;
+        let (layer, file) = self.layer_file(index)?;
         Ok(match layer.blob {
-            Some((digest, size)) => Box::new(Verified::new(file.bytes, digest, Some(size), label)),
+            Some((digest, size)) => Box::new(Verified::new(file.bytes, digest, Some(size), self.layer_label(index))),
             None => file.bytes,
         })
+    }
+
+    fn layer_file(&self, index: usize) -> Result<(&Layer, File<'_>), Error> {
+        let missing = || Error::MissingBlob { what: self.layer_label(index) };
+        let layer = self.layers.get(index).ok_or_else(missing)?;
+        Ok((layer, self.files.open(&layer.name)?.ok_or_else(missing)?))
     }
 }

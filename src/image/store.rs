@@ -443,7 +443,6 @@ fn hashed(file: &mut fs::File) -> io::Result<(Sha256, u64)> {
     chunk::each(file, |bytes| {
         hasher.update(bytes);
         len = len.saturating_add(bytes.len() as u64);
-        Ok::<_, io::Error>(())
     })?;
     Ok((hasher, len))
 }

@@ -240,7 +240,7 @@ fn read_layer<C>(
             let stored = Counted { inner: image.open_layer(index)?, packed: &packed, progress };
             let spool = match image.keep_unpacked(index)? {
                 Some(output) => Spool::keeping(output),
-                None => Spool::new(&options.scratch, options.segment()),
+                None => Spool::new(&options.scratch, Spools::segment(options.limits.unpacked)),
             };
             // The blob's digest is checked as it is read: that of a plain tar is the same once more.
             let (format, tar) = reading.stored(stored, spool, layer.and_then(Layer::digest))?;
@@ -440,11 +440,6 @@ pub(super) fn entry_error(image: &Image, layer: u32, entry: &[u8], fault: EntryF
 }
 
 impl Options {
-    /// Bytes of a spool's segment.
-    pub(super) fn segment(&self) -> u64 {
-        Spools::segment(self.limits.unpacked)
-    }
-
     /// Two threads, spools in `scratch`, the usual limits.
     pub fn new(scratch: &Path) -> Self {
         Self { limits: Limits::default(), threads: 2, scratch: scratch.to_owned(), strict: false, keep_owners: false }

@@ -158,22 +158,21 @@ impl Spool {
         }
     }
 
-    fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.place {
             Place::Kept(_) => {}
             Place::Keeping(output) => output.write_all(bytes)?,
             Place::Segments { scratch, segment, files } => {
-                let mut used = self.len.checked_rem(*segment).unwrap_or(0);
-                while !bytes.is_empty() {
+                let (mut at, mut rest) = (self.len, bytes);
+                while !rest.is_empty() {
+                    let used = at.checked_rem(*segment).unwrap_or(0);
                     if used == 0 {
                         files.push(tempfile::tempfile_in(&*scratch)?);
                     }
                     let room = usize::try_from(segment.saturating_sub(used)).unwrap_or(usize::MAX);
-                    let (now, later) = bytes.split_at(room.min(bytes.len()));
+                    let (now, later) = rest.split_at(room.min(rest.len()));
                     files.last_mut().ok_or_else(|| io::Error::other("the spool has no file"))?.write_all(now)?;
-                    used = used.saturating_add(now.len() as u64).checked_rem(*segment).unwrap_or(0);
-                    self.len = self.len.saturating_add(now.len() as u64);
-                    bytes = later;
+                    (at, rest) = (at.saturating_add(now.len() as u64), later);
                 }
             }
         }
@@ -238,14 +237,8 @@ impl Spools {
                 Extent::Sparse(pieces) => pieces.iter().for_each(|piece| count(piece.offset, piece.length)),
             }
         }
-        for segment in self
-            .layers
-            .iter()
-            .flat_map(|layer| &layer.all)
-            .filter(|segment| segment.unread.load(Ordering::Relaxed) == 0)
-        {
-            segment.close();
-        }
+        let all = self.layers.iter().flat_map(|layer| &layer.all);
+        all.filter(|segment| segment.unread.load(Ordering::Relaxed) == 0).for_each(Segment::close);
     }
 
     /// Adds bytes that will be read.

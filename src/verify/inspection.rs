@@ -187,10 +187,7 @@ fn text(bytes: &[u8]) -> String {
 
 fn digest<S: Source>(eif: &Eif<S>, section: &eif::Section) -> io::Result<Section> {
     let mut hash = Sha384::new();
-    chunk::each(&mut eif.read(section), |bytes| {
-        hash.update(bytes);
-        Ok::<_, io::Error>(())
-    })?;
+    chunk::each(&mut eif.read(section), |bytes| hash.update(bytes))?;
     let eif::Section { kind, offset, size, flags, .. } = *section;
     Ok(Section { kind: kind.to_string(), offset, size, flags, sha384: hex::encode(hash.finish()) })
 }

@@ -7,10 +7,9 @@
     clippy::unwrap_used
 )]
 
-use std::io::{self, Read as _};
+use std::io;
 
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
 use super::compare::Difference;
 use super::contents::open;
@@ -20,6 +19,7 @@ use super::{Error, Undecided, remeasure};
 use crate::build::{Module, Profile, Record};
 use crate::eif::{Eif, Kind, Metadata, Source};
 use crate::escaped;
+use crate::image::Digest;
 
 /// What the metadata say of the build.
 pub(super) enum Read {
@@ -93,16 +93,8 @@ fn json(value: &impl serde::Serialize) -> String {
 
 /// SHA-256 in hex of the kernel section's data; of nothing, if there is none.
 pub(super) fn kernel_sha256<S: Source>(eif: &Eif<S>) -> io::Result<String> {
-    let mut hash = Sha256::new();
     let Some(section) = eif.section(Kind::Kernel) else { return Ok(String::new()) };
-    let mut data = eif.read(section);
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match data.read(&mut buffer)? {
-            0 => return Ok(hex::encode(hash.finalize())),
-            count => hash.update(buffer.get(..count).unwrap_or_default()),
-        }
-    }
+    Digest::of_reader(&mut eif.read(section)).map(|digest| digest.hex())
 }
 
 /// What the ramdisks are packed with, in the record's words.

@@ -1,10 +1,9 @@
 //! What the store promises, one process; several are in tests/store.rs.
 
+use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
-
-use std::io::Read;
 
 use super::*;
 use crate::Refusal;
