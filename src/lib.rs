@@ -41,6 +41,7 @@ pub mod verify;
 
 mod arch;
 pub mod chunk;
+mod crew;
 mod output;
 mod progress;
 mod refusal;

@@ -22,7 +22,6 @@ use std::io;
 use std::io::Read;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 pub use eif_sha384::{SIZE, Sha384};
@@ -30,6 +29,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::chunk::{self, Chunk};
+use crate::crew::{Board, Crew};
 
 /// PCR2 of every file with exactly one ramdisk: it says nothing about the application.
 pub const PCR2_OF_NOTHING: &str =
@@ -38,8 +38,8 @@ pub const PCR2_OF_NOTHING: &str =
 /// What AWS's documents and published files have as `HashAlgorithm`.
 pub const HASH_ALGORITHM: &str = "Sha384 { ... }";
 
-/// How many chunks may wait for a thread that hashes.
-const QUEUE: usize = 4;
+/// How many chunks may wait for a hash before the thread that feeds takes part.
+const QUEUE: usize = 8;
 
 /// The value of one register. Prints as 96 lower-case hexadecimal digits and is read from such, of either case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -185,145 +185,159 @@ pub enum Part {
     Application,
 }
 
-/// PCR0 and PCR1. They are one hash until the first byte of the application: PCR1's state is PCR0's, forked there.
-/// After the fork PCR1 has a state of its own, for files that have a boot part behind an application part.
+/// A hash of all chunks that came, and one of those of the boot part. They are one until the first byte of the
+/// application: the second is forked there, and has a state of its own for files that have a boot part behind an
+/// application part.
 #[derive(Debug, Default)]
-struct Image {
-    pcr0: Sha384,
-    forked: Option<Sha384>,
+struct Hash {
+    all: Sha384,
+    boot: Option<Sha384>,
 }
 
-impl Image {
+impl Hash {
     fn update(&mut self, part: Part, bytes: &[u8]) {
-        match (part, &mut self.forked) {
-            (Part::Application, None) => self.forked = Some(self.pcr0.clone()),
-            (Part::Boot, Some(pcr1)) => pcr1.update(bytes),
+        match (part, &mut self.boot) {
+            (Part::Application, None) => self.boot = Some(self.all.clone()),
+            (Part::Boot, Some(boot)) => boot.update(bytes),
             _ => {}
         }
-        self.pcr0.update(bytes);
-    }
-
-    fn finish(self) -> (Pcr, Pcr) {
-        let pcr1 = self.forked.unwrap_or_else(|| self.pcr0.clone());
-        (Pcr::of(self.pcr0), Pcr::of(pcr1))
+        self.all.update(bytes);
     }
 }
 
-/// Measures a file whose parts come in file order, on this thread or on two others.
+/// Measures a file whose parts come in file order. Both hashes are computed by whoever has time: threads that do nothing
+/// else, and the one that feeds, as soon as enough chunks wait.
 #[derive(Debug)]
-pub struct Measurer(Place);
-
-#[derive(Debug)]
-enum Place {
-    Here { image: Box<Image>, application: Box<Sha384> },
-    Threads(Threads),
+pub struct Measurer {
+    crew: Arc<Crew<Hashes>>,
+    helpers: Vec<JoinHandle<()>>,
 }
 
 impl Measurer {
-    /// With two `threads` or more PCR0 and PCR2 are computed on threads of their own. The values are the same.
+    /// For so many `threads` with the one that feeds: more than three have nothing to do. The values are the same.
     pub fn new(threads: usize) -> Self {
-        let started = if threads >= 2 { Threads::start().ok() } else { None };
-        Self(match started {
-            Some(threads) => Place::Threads(threads),
-            None => Place::Here { image: Box::default(), application: Box::default() },
-        })
+        let crew = Arc::new(Crew::new(Hashes::default()));
+        let start = |_| {
+            let crew = Arc::clone(&crew);
+            let help = move || drop(crew.board().until(|hashes| hashes.ended && hashes.waiting() == 0, Hashes::take));
+            Builder::new().name("eif-pcr".to_owned()).spawn(help).ok()
+        };
+        let helpers = (1..threads.min(3)).map_while(start).collect();
+        Self { crew, helpers }
     }
 
     /// Adds a chunk, and leaves an empty one in its place.
     pub fn feed(&mut self, part: Part, chunk: &mut Chunk) {
-        match &mut self.0 {
-            Place::Here { image, application } => {
-                image.update(part, chunk);
-                if part == Part::Application {
-                    application.update(chunk);
-                }
-                chunk.clear();
-            }
-            Place::Threads(threads) => threads.feed(part, chunk),
-        }
+        let mut hashes = self.crew.board();
+        let empty = hashes.spare.pop().unwrap_or_default();
+        hashes.add(part, std::mem::replace(chunk, empty));
+        self.crew.wake();
+        let most = if self.helpers.is_empty() { 0 } else { QUEUE };
+        hashes.until(|hashes| hashes.waiting() <= most, Hashes::take);
     }
 
     /// PCR0, PCR1 and PCR2 of all chunks.
-    pub fn finish(self) -> Measurements {
-        let (pcr0, pcr1, pcr2) = match self.0 {
-            Place::Here { image, application } => {
-                let (pcr0, pcr1) = image.finish();
-                (pcr0, pcr1, Pcr::of(*application))
-            }
-            Place::Threads(threads) => threads.finish(),
-        };
+    pub fn finish(mut self) -> Measurements {
+        drop(self.crew.board().until(|hashes| hashes.waiting() == 0, Hashes::take));
+        self.end();
+        for helper in self.helpers.drain(..) {
+            helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        let [image, application] =
+            std::mem::take(&mut self.crew.board().lanes).map(|lane| lane.hash.unwrap_or_default());
+        let pcr1 = image.boot.unwrap_or_else(|| image.all.clone());
+        let [pcr0, pcr1, pcr2] = [image.all, pcr1, application.all].map(Pcr::of);
         Measurements { pcr0, pcr1, pcr2, pcr8: None }
     }
+
+    fn end(&self) {
+        self.crew.board().ended = true;
+        self.crew.wake();
+    }
 }
 
-type Shared = Arc<Chunk>;
+impl Drop for Measurer {
+    /// The helpers of a file that is given up end, too.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
 
-/// One thread for PCR0 and PCR1, one for PCR2. Both read the same buffers, which return to `spare`.
+/// What is to be hashed.
+#[derive(Debug, Default)]
+struct Hashes {
+    /// That of all chunks, and that of the application's.
+    lanes: [Lane; 2],
+    /// Chunks that both have seen.
+    spare: Vec<Chunk>,
+    /// Nothing is added any more.
+    ended: bool,
+}
+
+/// A hash, and what it has not seen.
 #[derive(Debug)]
-struct Threads {
-    to_image: SyncSender<(Part, Shared)>,
-    to_application: SyncSender<Shared>,
-    image: JoinHandle<(Pcr, Pcr)>,
-    application: JoinHandle<Pcr>,
-    spare: VecDeque<Shared>,
+struct Lane {
+    /// Nothing while somebody has it.
+    hash: Option<Hash>,
+    waiting: VecDeque<(Part, Arc<Chunk>)>,
 }
 
-impl Threads {
-    fn start() -> io::Result<Self> {
-        let (to_image, chunks) = sync_channel(QUEUE);
-        let image = Builder::new().name("eif-pcr0".to_owned()).spawn(move || hash_image(&chunks))?;
-        let (to_application, chunks) = sync_channel(QUEUE);
-        let application = Builder::new().name("eif-pcr2".to_owned()).spawn(move || hash_application(&chunks))?;
-        Ok(Self { to_image, to_application, image, application, spare: VecDeque::new() })
+impl Default for Lane {
+    fn default() -> Self {
+        Self { hash: Some(Hash::default()), waiting: VecDeque::new() }
     }
+}
 
-    fn feed(&mut self, part: Part, chunk: &mut Chunk) {
-        let empty = self.empty_buffer();
-        let chunk = Arc::new(std::mem::replace(chunk, empty));
-        // A send fails only if the thread has died, and then `finish` says so.
+/// One chunk for one hash.
+#[derive(Debug)]
+struct Job {
+    lane: usize,
+    hash: Hash,
+    part: Part,
+    chunk: Arc<Chunk>,
+}
+
+impl Hashes {
+    fn add(&mut self, part: Part, chunk: Chunk) {
+        let [image, application] = &mut self.lanes;
+        let chunk = Arc::new(chunk);
         if part == Part::Application {
-            let _ = self.to_application.send(Arc::clone(&chunk));
+            application.waiting.push_back((part, Arc::clone(&chunk)));
         }
-        let _ = self.to_image.send((part, Arc::clone(&chunk)));
-        self.spare.push_back(chunk);
+        image.waiting.push_back((part, chunk));
     }
 
-    /// The oldest buffer if both threads are done with it, else a new one: never more than the queues hold.
-    fn empty_buffer(&mut self) -> Chunk {
-        match self.spare.pop_front().map(Arc::try_unwrap) {
-            Some(Ok(mut free)) => {
-                free.clear();
-                free
-            }
-            Some(Err(busy)) => {
-                self.spare.push_front(busy);
-                Chunk::new()
-            }
-            None => Chunk::new(),
+    /// Chunks that wait for the hash that has most before it.
+    fn waiting(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.waiting.len()).max().unwrap_or(0)
+    }
+
+    /// The next chunk for the hash that has most before it, of those that nobody has.
+    fn take(&mut self) -> Option<Job> {
+        let free = self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.hash.is_some());
+        let (number, lane) = free.max_by_key(|(_, lane)| lane.waiting.len())?;
+        let (part, chunk) = lane.waiting.pop_front()?;
+        Some(Job { lane: number, hash: lane.hash.take()?, part, chunk })
+    }
+}
+
+impl Board for Hashes {
+    type Job = Job;
+    type Rest = ();
+
+    fn work(job: &mut Job) {
+        job.hash.update(job.part, &job.chunk);
+    }
+
+    fn put_back(&mut self, Job { lane, hash, chunk, .. }: Job) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.hash = Some(hash);
+        }
+        if let Some(mut chunk) = Arc::into_inner(chunk) {
+            chunk.clear();
+            self.spare.push(chunk);
         }
     }
-
-    fn finish(self) -> (Pcr, Pcr, Pcr) {
-        drop((self.to_image, self.to_application));
-        let (pcr0, pcr1) = joined(self.image);
-        (pcr0, pcr1, joined(self.application))
-    }
-}
-
-fn hash_image(chunks: &Receiver<(Part, Shared)>) -> (Pcr, Pcr) {
-    let mut image = Image::default();
-    chunks.iter().for_each(|(part, chunk)| image.update(part, &chunk));
-    image.finish()
-}
-
-fn hash_application(chunks: &Receiver<Shared>) -> Pcr {
-    let mut application = Sha384::new();
-    chunks.iter().for_each(|chunk| application.update(&chunk));
-    Pcr::of(application)
-}
-
-fn joined<T>(thread: JoinHandle<T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 #[cfg(test)]
@@ -364,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_boot_part_behind_the_application_still_counts_for_pcr1() {
-        for threads in [1, 2] {
+        for threads in [1, 2, 3] {
             let odd = measure(threads, &[(Part::Boot, b"k"), (Part::Application, b"app"), (Part::Boot, b"c")]);
             assert_eq!(odd.pcr1, Pcr::of_certificate(b"kc"));
             assert_eq!(odd.pcr0, Pcr::of_certificate(b"kappc"));
@@ -381,8 +395,8 @@ mod tests {
             measurer.feed(Part::Application, &mut chunk);
             assert!(chunk.is_empty());
         }
-        let Place::Threads(threads) = &measurer.0 else { panic!("threads could not be started") };
-        assert!(threads.spare.len() <= 2 * QUEUE + 2, "{} buffers", threads.spare.len());
+        let hashes = measurer.crew.board().until(|hashes| hashes.waiting() == 0, Hashes::take);
+        assert!(hashes.spare.len() <= QUEUE + 4, "{} buffers", hashes.spare.len());
     }
 
     #[test]

@@ -272,15 +272,26 @@ impl Image {
         Some(Wanted { digest, size, kind, what: self.layer_label(index) })
     }
 
-    /// The first block of layer `index` as it is stored, which nobody checks, and its size in bytes.
+    /// The first block of layer `index` as it is stored, which nobody checks.
     ///
     /// # Errors
     /// As [`Image::open_layer`], or reading fails.
-    pub(crate) fn layer_head(&self, index: usize) -> Result<(Vec<u8>, u64), Error> {
+    pub(crate) fn layer_head(&self, index: usize) -> Result<Vec<u8>, Error> {
         let ((_, file), mut head) = (self.layer_file(index)?, Vec::new());
         let failed = |source| Error::Io { what: self.layer_label(index), source };
         file.bytes.take(512).read_to_end(&mut head).map_err(failed)?;
-        Ok((head, file.size))
+        Ok(head)
+    }
+
+    /// Bytes of layer `index` as it is stored, or as a manifest says.
+    ///
+    /// # Errors
+    /// As [`Image::open_layer`].
+    pub(crate) fn layer_size(&self, index: usize) -> Result<u64, Error> {
+        match self.layers.get(index).and_then(|layer| layer.blob) {
+            Some((_, size)) => Ok(size),
+            None => self.layer_file(index).map(|(_, file)| file.size),
+        }
     }
 
     /// The stored bytes of layer `index`; the reader fails at their end unless size and digest are the manifest's.

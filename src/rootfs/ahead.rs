@@ -1,69 +1,169 @@
-//! Reads in chunks, and ahead on a thread of its own where one is to be had, so that reading, inflating and hashing of
-//! one layer share the cores: an image may have one large layer.
+//! Stages of the reading of layers - hashing of what is stored, inflating - that threads share: a stage gives chunks, and
+//! whoever comes for the next one reads it himself, or finds it read by somebody who had nothing else to do. A layer is
+//! read by one thread while all have layers, and by several when the last ones are left.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::{Builder, Scope};
+use std::sync::Arc;
 
 use crate::chunk::{CHUNK, Chunk};
+use crate::crew::{Board, Crew};
 
-/// How many chunks may wait to be taken.
+/// How many chunks of a stage may wait to be taken.
 const QUEUE: usize = 4;
 
-/// The bytes of a reader, a chunk at a time.
-pub(super) struct Chunks<'scope> {
-    source: Source<'scope>,
+/// All stages of all layers that are being read.
+#[derive(Clone)]
+pub(super) struct Stages<'env>(Arc<Crew<All<'env>>>);
+
+impl<'env> Stages<'env> {
+    /// None yet, of so many layers.
+    pub(super) fn new(layers: usize) -> Self {
+        Self(Arc::new(Crew::new(All { stages: Vec::new(), next: 0, spare: Vec::new(), layers })))
+    }
+
+    /// Makes a stage of what `source` reads.
+    pub(super) fn join(&self, source: impl Read + Send + 'env) -> Chunks<'env> {
+        let mut all = self.0.board();
+        let number = all.next;
+        all.next = number.saturating_add(1);
+        all.stages.push(Stage { number, source: Some(Box::new(source)), full: VecDeque::new(), ended: false });
+        drop(all);
+        self.0.wake();
+        Chunks { stages: self.clone(), number, chunk: Chunk::new(), at: 0, end: false }
+    }
+
+    /// Begins a layer, which ends when what is given here is dropped.
+    pub(super) fn layer(&self) -> Layer<'_, 'env> {
+        Layer(self)
+    }
+
+    /// Reads ahead, whatever there is, until all layers have ended.
+    pub(super) fn help(&self) {
+        drop(self.0.board().until(|all| all.layers == 0, |all| all.take(None)));
+    }
+}
+
+/// One of the layers.
+pub(super) struct Layer<'a, 'env>(&'a Stages<'env>);
+
+impl Drop for Layer<'_, '_> {
+    fn drop(&mut self) {
+        let mut all = self.0.0.board();
+        all.layers = all.layers.saturating_sub(1);
+        drop(all);
+        self.0.0.wake();
+    }
+}
+
+struct All<'env> {
+    stages: Vec<Stage<'env>>,
+    /// The number of the next stage.
+    next: u64,
+    /// Chunks that have been taken, to be filled again.
+    spare: Vec<Chunk>,
+    /// Those that have not ended.
+    layers: usize,
+}
+
+struct Stage<'env> {
+    number: u64,
+    /// Nothing while somebody reads, and after the end.
+    source: Option<Box<dyn Read + Send + 'env>>,
+    /// Full chunks, a shorter last one and an empty one, or an error.
+    full: VecDeque<io::Result<Chunk>>,
+    /// Nothing comes after what waits.
+    ended: bool,
+}
+
+/// A chunk to be read.
+struct Job<'env> {
+    stage: u64,
+    source: Box<dyn Read + Send + 'env>,
+    chunk: Chunk,
+    read: io::Result<usize>,
+}
+
+impl<'env> All<'env> {
+    /// Whether the next chunk of a stage is there, or will never be.
+    fn is_ready(&self, number: u64) -> bool {
+        let stage = self.stages.iter().find(|stage| stage.number == number);
+        stage.is_none_or(|stage| stage.ended || !stage.full.is_empty())
+    }
+
+    /// The next chunk of a stage, and whether others may read one more for it.
+    fn next(&mut self, number: u64) -> (Option<io::Result<Chunk>>, bool) {
+        let Some(stage) = self.stages.iter_mut().find(|stage| stage.number == number) else { return (None, false) };
+        let had_no_room = stage.full.len() >= QUEUE;
+        (stage.full.pop_front(), had_no_room)
+    }
+
+    /// The next chunk of a stage that nobody reads and that has room: the `first`, or that which has least waiting. A later
+    /// stage of a layer goes before an earlier one, whose chunks it takes.
+    fn take(&mut self, first: Option<u64>) -> Option<Job<'env>> {
+        let idle = self.stages.iter_mut().rev().filter(|stage| stage.source.is_some() && stage.full.len() < QUEUE);
+        let stage = idle.min_by_key(|stage| (first != Some(stage.number), stage.full.len()))?;
+        let chunk = self.spare.pop().unwrap_or_default();
+        Some(Job { stage: stage.number, source: stage.source.take()?, chunk, read: Ok(0) })
+    }
+}
+
+impl<'env> Board for All<'env> {
+    type Job = Job<'env>;
+    /// A source at its end: it may have stages of its own.
+    type Rest = Option<Box<dyn Read + Send + 'env>>;
+
+    fn work(job: &mut Job<'env>) {
+        job.read = job.chunk.fill(&mut job.source, CHUNK);
+    }
+
+    fn put_back(&mut self, Job { stage, source, chunk, read }: Job<'env>) -> Self::Rest {
+        let Some(stage) = self.stages.iter_mut().find(|other| other.number == stage) else { return Some(source) };
+        stage.ended = !matches!(read, Ok(1..));
+        stage.full.push_back(read.map(|_| chunk));
+        if stage.ended {
+            return Some(source);
+        }
+        stage.source = Some(source);
+        None
+    }
+}
+
+/// The bytes of a stage, a chunk at a time.
+pub(super) struct Chunks<'env> {
+    stages: Stages<'env>,
+    number: u64,
     chunk: Chunk,
     at: usize,
     end: bool,
 }
 
-enum Source<'scope> {
-    Here(Box<dyn Read + Send + 'scope>),
-    Thread {
-        full: Receiver<io::Result<Chunk>>,
-        /// Where chunks go that have been taken, to be filled again.
-        empty: Sender<Chunk>,
-    },
-}
-
-impl<'scope> Chunks<'scope> {
-    /// Reads when it is asked.
-    pub(super) fn here(inner: impl Read + Send + 'scope) -> Self {
-        Self::of(Source::Here(Box::new(inner)))
-    }
-
-    /// Begins to read. The thread ends with the reader, with its first error, or when this is dropped.
-    ///
-    /// # Errors
-    /// No thread can be started.
-    pub(super) fn ahead(scope: &'scope Scope<'scope, '_>, inner: impl Read + Send + 'scope) -> io::Result<Self> {
-        let (to_taker, full) = sync_channel(QUEUE);
-        let (empty, from_taker) = channel();
-        Builder::new().name("eif-ahead".to_owned()).spawn_scoped(scope, move || pump(inner, &to_taker, &from_taker))?;
-        Ok(Self::of(Source::Thread { full, empty }))
-    }
-
-    fn of(source: Source<'scope>) -> Self {
-        Self { source, chunk: Chunk::new(), at: 0, end: false }
-    }
-
+impl Chunks<'_> {
     fn refill(&mut self) -> io::Result<()> {
+        let crew = &self.stages.0;
         self.at = 0;
         self.chunk.clear();
-        match &mut self.source {
-            Source::Here(inner) => {
-                self.chunk.fill(inner, CHUNK)?;
-            }
-            Source::Thread { full, empty } => {
-                let gone = |_| io::Error::other("a thread that reads ahead is gone");
-                let taken = std::mem::replace(&mut self.chunk, full.recv().map_err(gone)??);
-                // The thread may have ended; then nobody needs the buffer.
-                let _ = empty.send(taken);
-            }
+        let (number, first) = (self.number, Some(self.number));
+        let mut all = crew.board().until(|all| all.is_ready(number), |all| all.take(first));
+        let (next, room) = all.next(number);
+        if room {
+            crew.wake();
         }
+        let next = next.unwrap_or_else(|| Err(io::Error::other("a thread that read ahead is gone")))?;
+        all.spare.push(std::mem::replace(&mut self.chunk, next));
         self.end = self.chunk.is_empty();
         Ok(())
+    }
+}
+
+impl Drop for Chunks<'_> {
+    fn drop(&mut self) {
+        let mut all = self.stages.0.board();
+        let place = all.stages.iter().position(|stage| stage.number == self.number);
+        let stage = place.map(|place| all.stages.remove(place));
+        // Its source may have stages of its own.
+        drop(all);
+        drop(stage);
     }
 }
 
@@ -88,22 +188,11 @@ impl Read for Chunks<'_> {
     }
 }
 
-/// Sends full chunks, a shorter last one and an empty one, or an error.
-fn pump(mut inner: impl Read, full: &SyncSender<io::Result<Chunk>>, empty: &Receiver<Chunk>) {
-    loop {
-        let mut chunk = empty.try_recv().unwrap_or_default();
-        chunk.clear();
-        let read = chunk.fill(&mut inner, CHUNK);
-        let last = !matches!(read, Ok(1..));
-        if full.send(read.map(|_| chunk)).is_err() || last {
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LAYERS: usize = 3;
 
     /// Gives its bytes in small pieces, then an error if there is one.
     struct Bytes<'a>(&'a [u8], Option<io::ErrorKind>);
@@ -120,38 +209,77 @@ mod tests {
         }
     }
 
+    fn bytes() -> Vec<u8> {
+        (0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    }
+
+    /// What comes of two stages of each of three layers, read by two threads and helped by so many others.
+    fn through_stages(bytes: &[u8], helpers: usize) -> Vec<Vec<u8>> {
+        let stages = Stages::new(LAYERS);
+        let read = |_| {
+            let _layer = stages.layer();
+            let mut got = Vec::new();
+            stages.join(stages.join(Bytes(bytes, None))).read_to_end(&mut got).unwrap();
+            got
+        };
+        std::thread::scope(|scope| {
+            (0..helpers).for_each(|_| drop(scope.spawn(|| stages.help())));
+            let other = scope.spawn(|| read(0));
+            let mut all: Vec<_> = (1..LAYERS).map(read).collect();
+            all.push(other.join().unwrap());
+            all
+        })
+    }
+
     #[test]
     fn all_bytes_come_in_their_order() {
-        let bytes: Vec<u8> = (0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let bytes = bytes();
         for length in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, bytes.len()] {
-            for ahead in [false, true] {
-                let mut got = Vec::new();
-                std::thread::scope(|scope| {
-                    let source = Bytes(&bytes[..length], None);
-                    let mut chunks = if ahead { Chunks::ahead(scope, source).unwrap() } else { Chunks::here(source) };
-                    chunks.read_to_end(&mut got).unwrap();
-                });
-                assert!(got == bytes[..length], "{length}, ahead {ahead}");
+            for helpers in [0, 1, 4] {
+                let got = through_stages(&bytes[..length], helpers);
+                assert_eq!(got.len(), LAYERS);
+                assert!(got.iter().all(|got| *got == bytes[..length]), "{length} bytes, {helpers} helpers");
             }
         }
     }
 
     #[test]
     fn an_error_comes_and_is_no_end() {
-        std::thread::scope(|scope| {
-            let mut ahead = Chunks::ahead(scope, Bytes(b"abc", Some(io::ErrorKind::TimedOut))).unwrap();
-            let error = ahead.read_to_end(&mut Vec::new()).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-            assert!(ahead.fill_buf().is_err());
-        });
+        let stages = Stages::new(1);
+        let mut chunks = stages.join(Bytes(b"abc", Some(io::ErrorKind::TimedOut)));
+        let error = chunks.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(chunks.fill_buf().is_err());
     }
 
-    /// More is there than the queue takes: without an end of the thread this test would not end.
+    /// More is there than the queue takes, and a helper is there to read it.
     #[test]
-    fn a_reader_that_is_dropped_ends_its_thread() {
+    fn a_stage_that_is_dropped_is_read_no_further() {
+        let stages = Stages::new(1);
         std::thread::scope(|scope| {
-            let mut ahead = Chunks::ahead(scope, io::repeat(1)).unwrap();
-            assert_eq!(ahead.fill_buf().unwrap().len(), CHUNK);
+            let layer = stages.layer();
+            scope.spawn(|| stages.help());
+            let mut chunks = stages.join(stages.join(io::repeat(1)));
+            assert_eq!(chunks.fill_buf().unwrap().len(), CHUNK);
+            drop((chunks, layer));
+        });
+        assert!(stages.0.board().stages.is_empty());
+    }
+
+    /// Nobody reads while the first chunk has not been taken but those who help, and they stop at the queue's end.
+    #[test]
+    fn helpers_read_as_much_as_may_wait() {
+        let stages = Stages::new(1);
+        let layer = stages.layer();
+        let mut chunks = stages.join(io::repeat(1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| stages.help());
+            let waiting = |all: &All| all.stages.iter().all(|stage| stage.full.len() == QUEUE);
+            drop(stages.0.board().until(waiting, |_| None));
+            assert!(stages.0.board().take(None).is_none());
+            assert_eq!(chunks.fill_buf().unwrap().len(), CHUNK);
+            drop(stages.0.board().until(waiting, |_| None));
+            drop(layer);
         });
     }
 }

@@ -1,14 +1,14 @@
 //! The first pass: every layer read once, in parallel, then applied in order.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread::Scope;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use super::ahead::Chunks;
+use super::ahead::{Chunks, Stages};
 use super::apply::{Note, NoteKind, apply};
 use super::entries::{Entries, Fault, is_header};
 use super::error::{EntryFault, Error, StreamFault};
@@ -20,8 +20,10 @@ use crate::{Progress, Warning, escaped};
 
 /// Bytes of a tar for each packed one from which on it is told, where the tar has at least [`SWOLLEN_FROM`] bytes.
 const SWOLLEN: u64 = 100;
-/// Layers that are read at a time, whatever the threads: each has two queues of chunks, and takes three cores.
+/// Layers that are read at a time, whatever the threads: each has two queues of chunks.
 const AT_A_TIME: usize = 8;
+/// Threads that a layer keeps busy: one hashes what is stored, one inflates, one hashes and spools the tar.
+const FOR_A_LAYER: usize = 3;
 /// Smaller layers are zeros for some good reason.
 const SWOLLEN_FROM: u64 = 64 << 20;
 
@@ -48,8 +50,7 @@ impl Default for Limits {
 pub struct Options {
     /// What is refused for its size.
     pub limits: Limits,
-    /// Layers that are read at a time, where there are no more than eight of them. With 2 or more, reading, inflating
-    /// and hashing of a layer have threads of their own.
+    /// Threads that read layers, each one of its own as long as there are some.
     pub threads: usize,
     /// Where the spools go; they have no name there and vanish with the process.
     pub scratch: PathBuf,
@@ -144,9 +145,10 @@ fn too_many_bytes(label: &str, options: &Options) -> Error {
     Error::Limit { layer: label.to_owned(), limit: options.limits.unpacked, unit: "bytes" }
 }
 
-/// Gets the layers and reads them, as many at a time as the options say. After a refusal no further layer is begun; the
-/// layers below it were begun before, so the lowest refusal is found whatever the threads do. The limits are the whole image's,
-/// so which layer goes beyond them may differ from run to run; that one does is the same.
+/// Gets the layers and reads them, as many at a time as the options say, the largest first, so that no thread is left
+/// alone with it at the end. Above a layer that is refused none is begun any more, and all below it are read: the lowest refusal is
+/// found whatever the threads do. The limits are the whole image's, so which layer goes beyond them may differ from run
+/// to run; that one does is the same.
 pub(super) fn read_all<C: Send>(
     image: &Image,
     options: &Options,
@@ -156,40 +158,60 @@ pub(super) fn read_all<C: Send>(
     image.fetch(progress)?;
     progress.stage("layers", None);
     let count = image.layers().len();
+    let mut order: Vec<usize> = (0..count).collect();
+    // One that cannot be opened has no size, and is refused when its turn comes.
+    order.sort_by_cached_key(|index| Reverse(image.layer_size(*index).unwrap_or(0)));
     let results: Vec<Mutex<Option<Outcome<C>>>> = (0..count).map(|_| Mutex::new(None)).collect();
     let budget = Budget::new(options.limits);
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let work = || {
-        while !failed.load(Ordering::Relaxed) {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(slot) = results.get(index) else { break };
-            let result = read_sound(image, index, options, &budget, meaning, progress);
-            failed.fetch_or(result.is_err(), Ordering::Relaxed);
-            if let Ok(mut slot) = slot.lock() {
+    let (next, lowest_refused) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+    let stages = Stages::new(count);
+    let read = || {
+        while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let _layer = stages.layer();
+            if index > lowest_refused.load(Ordering::Relaxed) {
+                continue;
+            }
+            let result = read_sound(image, index, options, &budget, meaning, &stages, progress);
+            if result.is_err() {
+                lowest_refused.fetch_min(index, Ordering::Relaxed);
+            }
+            if let Some(mut slot) = results.get(index).and_then(|slot| slot.lock().ok()) {
                 *slot = Some(result);
             }
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..options.threads.min(count).min(AT_A_TIME) {
-            scope.spawn(work);
+        for number in 1..options.threads.min(count.saturating_mul(FOR_A_LAYER)) {
+            let (read, stages) = (&read, &stages);
+            scope.spawn(move || {
+                if number < AT_A_TIME {
+                    read();
+                }
+                stages.help();
+            });
         }
-        work();
+        read();
+        stages.help();
     });
     Ok(results.into_iter().filter_map(|slot| slot.into_inner().ok().flatten()).collect())
 }
 
 /// Reads a layer; one whose bytes the disk has damaged is fetched anew, where it came from a registry, and read again.
-fn read_sound<C>(
-    image: &Image,
+fn read_sound<'env, C>(
+    image: &'env Image,
     index: usize,
     options: &Options,
     budget: &Budget,
     meaning: Meaning<C>,
-    progress: &dyn Progress,
+    stages: &Stages<'env>,
+    progress: &'env dyn Progress,
 ) -> Outcome<C> {
-    let read =
-        || read_layer(image, index, options, budget, meaning, progress).map_err(|error| blame(image, index, error));
+    let read = || {
+        let label = image.layer_label(index);
+        let number = u32::try_from(index).unwrap_or(u32::MAX);
+        let reading = Reading { label: &label, number, options, budget, meaning, stages, progress };
+        reading.layer(image, index).map_err(|error| blame(image, index, error))
+    };
     let first = read();
     let curable = match &first {
         Err(Error::Image(error)) => image.fetch_again(index, error, progress)?,
@@ -213,60 +235,15 @@ fn blame(image: &Image, index: usize, error: Error) -> Error {
     }
 }
 
-fn read_layer<C>(
-    image: &Image,
-    index: usize,
-    options: &Options,
-    budget: &Budget,
-    meaning: Meaning<C>,
-    progress: &dyn Progress,
-) -> Outcome<C> {
-    let label = image.layer_label(index);
-    let layer = image.layers().get(index);
-    let number = u32::try_from(index).unwrap_or(u32::MAX);
-    let reading = Reading { label: &label, number, options, budget, meaning };
-    let diff_id = layer.and_then(|layer| layer.diff_id);
-    let kept = match image.unpacked(index)?.map(|(file, digest)| reading.kept(file, digest, progress)) {
-        Some(Err(_)) => image.discard_unpacked(index).map(|()| None)?,
-        read => read.and_then(Result::ok),
-    };
-    let (format, packed, Tar { changes, spool, digest }) = match kept {
-        Some(tar) => {
-            let (head, packed) = image.layer_head(index)?;
-            (format_of(&head, &label)?, packed, tar)
-        }
-        None => {
-            let packed = AtomicU64::new(0);
-            let stored = Counted { inner: image.open_layer(index)?, packed: &packed, progress };
-            let spool = match image.keep_unpacked(index)? {
-                Some(output) => Spool::keeping(output),
-                None => Spool::new(&options.scratch, Spools::segment(options.limits.unpacked)),
-            };
-            // The blob's digest is checked as it is read: that of a plain tar is the same once more.
-            let (format, tar) = reading.stored(stored, spool, layer.and_then(Layer::digest))?;
-            (format, packed.into_inner(), tar)
-        }
-    };
-    if let Some(want) = diff_id.filter(|want| *want != digest) {
-        return Err(Error::Stream { layer: label, fault: StreamFault::DiffId { want, got: digest } });
-    }
-    let place = spool.place();
-    let spool = spool.finish().map_err(|source| Error::Spool { place, source })?;
-    let declared = layer.and_then(|layer| layer.compression);
-    let mislabelled = declared.filter(|declared| *declared != format).map(|declared| {
-        Warning::new("W-media-type", format!("{label}: the media type says {declared}, the bytes are {format}"))
-    });
-    let warnings = mislabelled.into_iter().chain(swollen(&label, packed, spool.len)).collect();
-    Ok(Indexed { changes, spool, diff_id: digest, warnings })
-}
-
 /// How a layer is read, wherever it is read from.
-struct Reading<'a, C> {
+struct Reading<'a, 'env, C> {
     label: &'a str,
     number: u32,
     options: &'a Options,
     budget: &'a Budget,
     meaning: Meaning<C>,
+    stages: &'a Stages<'env>,
+    progress: &'env dyn Progress,
 }
 
 /// What a plain tar had.
@@ -276,32 +253,65 @@ struct Tar<C> {
     digest: Digest,
 }
 
-impl<C> Reading<'_, C> {
+impl<'env, C> Reading<'_, 'env, C> {
+    fn layer(&self, image: &'env Image, index: usize) -> Outcome<C> {
+        let layer = image.layers().get(index);
+        let diff_id = layer.and_then(|layer| layer.diff_id);
+        let kept = match image.unpacked(index)?.map(|(file, digest)| self.kept(file, digest)) {
+            Some(Err(_)) => image.discard_unpacked(index).map(|()| None)?,
+            read => read.and_then(Result::ok),
+        };
+        let (format, packed, Tar { changes, spool, digest }) = match kept {
+            Some(tar) => {
+                let head = image.layer_head(index)?;
+                (format_of(&head, self.label)?, image.layer_size(index)?, tar)
+            }
+            None => {
+                let stored = Counted::new(image.open_layer(index)?, self.progress);
+                let packed = Arc::clone(&stored.count);
+                let spool = match image.keep_unpacked(index)? {
+                    Some(output) => Spool::keeping(output),
+                    None => Spool::new(&self.options.scratch, Spools::segment(self.options.limits.unpacked)),
+                };
+                // The blob's digest is checked as it is read: that of a plain tar is the same once more.
+                let (format, tar) = self.stored(stored, spool, layer.and_then(Layer::digest))?;
+                (format, packed.load(Ordering::Relaxed), tar)
+            }
+        };
+        let label = || self.label.to_owned();
+        if let Some(want) = diff_id.filter(|want| *want != digest) {
+            return Err(Error::Stream { layer: label(), fault: StreamFault::DiffId { want, got: digest } });
+        }
+        let place = spool.place();
+        let spool = spool.finish().map_err(|source| Error::Spool { place, source })?;
+        let declared = layer.and_then(|layer| layer.compression);
+        let mislabelled = declared.filter(|declared| *declared != format).map(|declared| {
+            let text = format!("{}: the media type says {declared}, the bytes are {format}", self.label);
+            Warning::new("W-media-type", text)
+        });
+        let warnings = mislabelled.into_iter().chain(swollen(self.label, packed, spool.len)).collect();
+        Ok(Indexed { changes, spool, diff_id: digest, warnings })
+    }
+
     /// A layer as it is stored; `blob` is the digest that `stored` fails without.
     fn stored(
         &self,
-        stored: impl Read + Send,
+        stored: impl Read + Send + 'env,
         spool: Spool,
         blob: Option<Digest>,
     ) -> Result<(Compression, Tar<C>), Error> {
-        std::thread::scope(|scope| {
-            let (format, plain) = decoded(stored, self.label, &self.stages(scope))?;
-            let known = blob.filter(|_| format == Compression::None);
-            Ok((format, self.tar(plain, format, spool, known)?))
-        })
+        let (format, plain) = decoded(stored, self.label, self.stages)?;
+        let known = blob.filter(|_| format == Compression::None);
+        Ok((format, self.tar(plain, format, spool, known)?))
     }
 
     /// A layer that was kept unpacked, and has to have this digest.
-    fn kept(&self, file: File, digest: Digest, progress: &dyn Progress) -> Result<Tar<C>, Error> {
+    fn kept(&self, file: File, digest: Digest) -> Result<Tar<C>, Error> {
         let explain = self.explain(Compression::None);
         let spool = Spool::kept(file.try_clone().map_err(|error| explain.io(error))?);
-        let count = AtomicU64::new(0);
-        std::thread::scope(|scope| {
-            let checked = Verified::new(&file, digest, None, self.label.to_owned());
-            let read = Counted { inner: checked, packed: &count, progress };
-            let plain = self.stages(scope).join(read).map_err(|error| explain.io(error))?;
-            self.tar(plain, Compression::None, spool, Some(digest))
-        })
+        let checked = Verified::new(file, digest, None, self.label.to_owned());
+        let plain = self.stages.join(Counted::new(checked, self.progress));
+        self.tar(plain, Compression::None, spool, Some(digest))
     }
 
     /// `known` is the digest that `plain` fails without.
@@ -312,10 +322,6 @@ impl<C> Reading<'_, C> {
         let changes = changes.map_err(|stop| explain.stop(stop))?;
         let (spool, digest) = entries.into_inner().finish().map_err(|error| explain.io(error))?;
         Ok(Tar { changes, spool, digest })
-    }
-
-    fn stages<'scope, 'env>(&self, scope: &'scope Scope<'scope, 'env>) -> Stages<'scope, 'env> {
-        Stages((self.options.threads > 1).then_some(scope))
     }
 
     fn explain(&self, format: Compression) -> Explain<'_> {
@@ -332,30 +338,24 @@ fn swollen(label: &str, packed: u64, plain: u64) -> Option<Warning> {
 }
 
 /// Tells the progress what is read, and counts it.
-struct Counted<'a, R> {
+struct Counted<'env, R> {
     inner: R,
-    packed: &'a AtomicU64,
-    progress: &'a dyn Progress,
+    count: Arc<AtomicU64>,
+    progress: &'env dyn Progress,
+}
+
+impl<'env, R> Counted<'env, R> {
+    fn new(inner: R, progress: &'env dyn Progress) -> Self {
+        Self { inner, count: Arc::default(), progress }
+    }
 }
 
 impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.packed.fetch_add(count as u64, Ordering::Relaxed);
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
         self.progress.advance(count as u64);
         Ok(count)
-    }
-}
-
-/// How the stages of a layer's reading are joined: each on a thread of the scope, or without one all on this thread.
-struct Stages<'scope, 'env>(Option<&'scope Scope<'scope, 'env>>);
-
-impl<'scope> Stages<'scope, '_> {
-    fn join(&self, inner: impl Read + Send + 'scope) -> io::Result<Chunks<'scope>> {
-        match self.0 {
-            Some(scope) => Chunks::ahead(scope, inner),
-            None => Ok(Chunks::here(inner)),
-        }
     }
 }
 
@@ -367,11 +367,11 @@ fn format_of(head: &[u8], label: &str) -> Result<Compression, Error> {
 }
 
 /// Finds the compression in the first bytes, which media types may misstate, and undoes it.
-fn decoded<'scope>(
-    mut stored: impl Read + Send + 'scope,
+fn decoded<'env>(
+    mut stored: impl Read + Send + 'env,
     label: &str,
-    stages: &Stages<'scope, '_>,
-) -> Result<(Compression, Chunks<'scope>), Error> {
+    stages: &Stages<'env>,
+) -> Result<(Compression, Chunks<'env>), Error> {
     let explain = |error: io::Error| match error.downcast::<image::Error>() {
         Ok(carried) => Error::Image(carried),
         Err(source) => Error::Stream { layer: label.to_owned(), fault: StreamFault::Io(source) },
@@ -379,12 +379,12 @@ fn decoded<'scope>(
     let mut head = Vec::new();
     (&mut stored).take(512).read_to_end(&mut head).map_err(explain)?;
     let format = format_of(&head, label)?;
-    let whole = stages.join(io::Cursor::new(head).chain(stored)).map_err(explain)?;
+    let whole = stages.join(io::Cursor::new(head).chain(stored));
     let plain = match format {
-        Compression::None => Ok(whole),
-        Compression::Gzip | Compression::Zstd => format.plain(whole).and_then(|plain| stages.join(plain)),
+        Compression::None => whole,
+        Compression::Gzip | Compression::Zstd => stages.join(format.plain(whole).map_err(explain)?),
     };
-    Ok((format, plain.map_err(explain)?))
+    Ok((format, plain))
 }
 
 /// Turns what stopped the reading of a layer into a refusal.
