@@ -45,6 +45,12 @@ struct Contestant {
     alone: bool,
 }
 
+/// A contestant's turn, and the floor that was measured right before it: what slows the machine for a while slows both.
+struct Turn {
+    floor: Floor,
+    cost: Cost,
+}
+
 pub fn table(options: &Options) {
     let layout = images::layout(&options.name);
     let plain = images::plain(&options.name);
@@ -53,40 +59,53 @@ pub fn table(options: &Options) {
     let kept = scratch.path().join("kept");
     let contestants = contestants(&layout, &plain, &kept, options.peers);
     program::run(&keep(&kept, &layout), scratch.path());
-    let mut floor: Option<Floor> = None;
-    let mut costs: Vec<Option<Cost>> = vec![None; contestants.len()];
+    let mut turns: Vec<Vec<Turn>> = contestants.iter().map(|_| Vec::new()).collect();
     for _ in 0..options.rounds {
-        let now = floor::measure(&layout, &data, scratch.path());
-        floor = Some(floor.map_or_else(|| Floor { parts: now.parts.clone() }, |floor| floor.best(&now)));
-        for (contestant, cost) in contestants.iter().zip(&mut costs) {
+        for (contestant, turns) in contestants.iter().zip(&mut turns) {
+            let floor = floor::measure(&layout, &data, scratch.path());
             let folder = tempfile::tempdir_in(scratch.path()).expect("a temporary folder");
-            let now = program::run(&contestant.script, folder.path());
-            *cost = Some(cost.map_or(now, |cost| cost.best(now)));
+            floor::have_memory(&data, scratch.path());
+            let cost = program::run(&contestant.script, folder.path());
+            turns.push(Turn { floor, cost });
         }
     }
-    let floor = floor.expect("at least one round");
-    println!("{}: {} MB of tars, best of {} rounds\n", options.name, data.plain() / 1_000_000, options.rounds);
-    print_floor(&floor);
-    print(&floor, &contestants, &costs);
+    println!("{}: {} MB of tars, medians of {} rounds\n", options.name, data.plain() / 1_000_000, options.rounds);
+    print_floor(turns.iter().flatten().map(|turn| &turn.floor));
+    print(&contestants, &turns);
 }
 
-fn print_floor(floor: &Floor) {
+fn print_floor<'a>(floors: impl Iterator<Item = &'a Floor> + Clone) {
     println!("| floor | seconds | of it |\n|---|---|---|");
-    for (name, seconds) in &floor.parts {
-        println!("| {name} | {seconds:.2} | {:.0} % |", 100.0 * seconds / floor.seconds());
+    let all = median(floors.clone().map(Floor::seconds));
+    let names = floors.clone().next().map(|floor| floor.parts.iter().map(|(name, _)| *name)).into_iter().flatten();
+    for (number, name) in names.enumerate() {
+        let seconds = median(floors.clone().map(|floor| floor.parts[number].1));
+        println!("| {name} | {seconds:.2} | {:.0} % |", 100.0 * seconds / all);
     }
-    println!("| all | {:.2} | |\n", floor.seconds());
+    println!("| all | {all:.2} | |\n");
 }
 
-fn print(floor: &Floor, contestants: &[Contestant], costs: &[Option<Cost>]) {
+fn print(contestants: &[Contestant], turns: &[Vec<Turn>]) {
     println!("| what | seconds | × floor | CPU × floor | peak memory |\n|---|---|---|---|---|");
-    for (contestant, cost) in contestants.iter().zip(costs) {
-        let Some(cost) = cost else { continue };
-        let floor = if contestant.plain { floor.of_plain_layers() } else { floor.seconds() };
-        let memory = if contestant.alone { format!("{:.1} MiB", cost.kib as f64 / 1024.0) } else { String::new() };
-        let (time, cpu) = (cost.seconds / floor, cost.cpu / 2.0 / floor);
-        println!("| {} | {:.2} | {time:.2} | {cpu:.2} | {memory} |", contestant.name, cost.seconds);
+    for (contestant, turns) in contestants.iter().zip(turns) {
+        let of_turns = |value: &dyn Fn(&Turn) -> f64| median(turns.iter().map(value));
+        let floor = |turn: &Turn| match contestant.plain {
+            true => turn.floor.of_plain_layers(),
+            false => turn.floor.seconds(),
+        };
+        let seconds = of_turns(&|turn| turn.cost.seconds);
+        let time = of_turns(&|turn| turn.cost.seconds / floor(turn));
+        let cpu = of_turns(&|turn| turn.cost.cpu / 2.0 / floor(turn));
+        let most = turns.iter().map(|turn| turn.cost.kib).max().unwrap_or(0);
+        let memory = if contestant.alone { format!("{:.1} MiB", most as f64 / 1024.0) } else { String::new() };
+        println!("| {} | {seconds:.2} | {time:.2} | {cpu:.2} | {memory} |", contestant.name);
     }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Makes a cache of its own that has the kernels of the user's and the layers of the image, unpacked.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -55,21 +56,27 @@ fn cpu_of_children() -> f64 {
     (usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6
 }
 
-/// Waits for the end, and reads the peak while it can be read: it never falls.
+/// Waits for the end, and reads the peak while it can be read: it never falls. Seldom, since that takes time from what is
+/// measured.
 fn watched(child: &mut Child) -> u64 {
     let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    loop {
+    let peak = || {
         let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let now = line.and_then(|line| line.trim().split(' ').next()?.parse().ok());
-        peak = peak.max(now.unwrap_or(0));
-        match child.try_wait().expect("the child can be waited for") {
-            Some(status) => {
-                assert!(status.success(), "{status}");
-                return peak;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().split(' ').next()?.parse().ok()
+    };
+    std::thread::scope(|scope| {
+        let (ended, end) = mpsc::channel::<()>();
+        let watch = scope.spawn(move || {
+            let mut most = 0;
+            while end.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout) {
+                most = peak().unwrap_or(0).max(most);
             }
-            None => std::thread::sleep(Duration::from_millis(2)),
-        }
-    }
+            most
+        });
+        let status = child.wait().expect("the child can be waited for");
+        drop(ended);
+        assert!(status.success(), "{status}");
+        watch.join().expect("it only reads")
+    })
 }
