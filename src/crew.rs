@@ -2,14 +2,14 @@
 //! does it, and puts back what came of it. As many threads as there are cores then keep all of them busy, where a thread
 //! for each stage of the work would wait for the others, or take a core from them.
 
-use std::fmt;
+use std::panic::resume_unwind;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// The jobs there are, as all threads see them.
+/// The jobs there are, as all threads see them. Only [`work`](Board::work) may panic.
 pub(crate) trait Board {
     /// Something to do that needs nobody else.
     type Job;
-    /// What nobody wants after a job. It is dropped when the board is free: that may take time, or the board.
+    /// What nobody wants after a job. It is dropped when the board is free: dropping may take long, or need the board.
     type Rest;
 
     /// Does it; nobody waits for the board meanwhile.
@@ -45,7 +45,7 @@ impl<B: Board> Crew<B> {
     }
 
     pub(crate) fn board(&self) -> Held<'_, B> {
-        // Whoever panics does so at a job, and has no board then.
+        // Nobody panics with a board in hand.
         Held { crew: self, shared: self.shared.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
@@ -56,11 +56,16 @@ impl<B: Board> Crew<B> {
 }
 
 impl<B: Board> Held<'_, B> {
-    /// Does jobs, whatever `take` finds, until it is `enough`; and waits where there are none. If a thread panicked at
-    /// a job, for which others may wait in vain, this ends too.
+    /// Does jobs, whatever `take` finds, until it is `enough`; and waits where there are none. Once a thread has panicked
+    /// at a job, for which others would wait in vain, this panics too.
     pub(crate) fn until(self, enough: impl Fn(&B) -> bool, take: impl Fn(&mut B) -> Option<B::Job>) -> Self {
         let Self { crew, mut shared } = self;
-        while !shared.lost && !enough(&shared.board) {
+        while !enough(&shared.board) {
+            if shared.lost {
+                drop(shared);
+                // The first panic has told why.
+                resume_unwind(Box::new("another thread has panicked"));
+            }
             shared = match take(&mut shared.board) {
                 Some(mut job) => {
                     drop(shared);
@@ -90,12 +95,6 @@ impl<B> std::ops::Deref for Held<'_, B> {
 impl<B> std::ops::DerefMut for Held<'_, B> {
     fn deref_mut(&mut self) -> &mut B {
         &mut self.shared.board
-    }
-}
-
-impl<B: fmt::Debug> fmt::Debug for Held<'_, B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shared.board.fmt(f)
     }
 }
 
@@ -171,13 +170,13 @@ mod tests {
 
     /// Nobody waits for what a panic took: without that this test would not end.
     #[test]
-    fn a_panic_ends_the_waiting_of_all() {
+    fn a_panic_is_one_of_all_who_wait() {
         let crew = crew(14);
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| drop(crew.board().until(|_| false, |_| None)));
             let panics = || drop(crew.board().until(|_| false, take));
             assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
-            waits.join().unwrap();
+            assert!(waits.join().is_err());
         });
         assert_eq!(crew.board().left, 13);
     }

@@ -10,16 +10,19 @@ use common::TestEnv;
 use common::layers::layers_strategy;
 use eif::Silent;
 use eif::image::{Access, Image as Opened, Platform, Reference, Store};
-use eif::rootfs::{Error, Inode, Kind, Loaded, Options, Tree, load};
-use eif_testdata::{Compression, DockerArchive, Image, Layer, Model, OciLayout, escape, layers, sha256};
+use eif::rootfs::{Error, Inode, Kind, Limits, Loaded, Options, Tree, load};
+use eif_testdata::{Compression, DockerArchive, Entry, Image, Layer, Model, OciLayout, escape, layers, sha256};
 use proptest::prelude::*;
 
 fn loaded(reference: &str, work: &Path) -> Result<Loaded, Error> {
+    loaded_with(reference, work, &Options::new(work))
+}
+
+fn loaded_with(reference: &str, work: &Path, options: &Options) -> Result<Loaded, Error> {
     let reference = Reference::parse(reference.as_ref()).unwrap();
     let access = Access::new(Store::open(&work.join("blobs"), None).unwrap(), work.to_owned());
     let image = Opened::open(&reference, &Platform::default(), &access).unwrap();
-    let options = Options::new(work);
-    load(&image, &options, &Silent)
+    load(&image, options, &Silent)
 }
 
 /// The tree in the words of [`Model::listing`].
@@ -132,6 +135,42 @@ fn transport_and_compression_do_not_matter() {
             let reference = format!("{transport}:{}", place(name).display());
             assert_eq!(listing(&loaded(&reference, &env.tmp()).unwrap()), expected, "{reference}");
         }
+    }
+}
+
+/// Layers of so many KiB, refused where that is asked for, read by so many threads.
+fn refusal_of(layers: &[(usize, bool)], threads: usize, unpacked: u64) -> Error {
+    let layer = |&(kibibytes, broken): &(usize, bool)| {
+        let mut tar = Entry::file(format!("f{kibibytes}"), vec![7; kibibytes << 10]).to_bytes();
+        tar.extend(if broken { [1; 1024] } else { [0; 1024] });
+        Layer::from_tar(tar).compress(Compression::Gzip)
+    };
+    let env = TestEnv::new();
+    let image = Image::new(layers.iter().map(layer).collect());
+    OciLayout::new().tag("latest", &image).files().write_dir(&env.path("image"));
+    let limits = Limits { unpacked, ..Limits::default() };
+    let options = Options { threads, limits, ..Options::new(&env.tmp()) };
+    let refused = loaded_with(&format!("oci:{}", env.path("image").display()), &env.tmp(), &options).unwrap_err();
+    assert_eq!(env.listing(&env.tmp()), [""; 0], "nothing is left in the scratch folder");
+    refused
+}
+
+/// The largest layers are read first, and more threads than that would need.
+#[test]
+fn the_lowest_refusal_is_told_whatever_the_threads() {
+    let layers = [(1, false), (2, true), (300, true), (3000, false), (700, true), (5, true)];
+    for threads in [1, 2, 3, 5, 40] {
+        let error = refusal_of(&layers, threads, 16 << 30).to_string();
+        assert!(error.starts_with("layer 2/6 "), "{threads} threads: {error}");
+    }
+}
+
+#[test]
+fn a_limit_names_the_layer_that_goes_beyond_it() {
+    for threads in [1, 2, 40] {
+        let error = refusal_of(&[(100, false), (5000, false), (200, true)], threads, 2 << 20);
+        assert!(matches!(error, Error::Limit { .. }), "{threads} threads: {error}");
+        assert!(threads > 1 || error.to_string().starts_with("layer 2/3 "), "{error}");
     }
 }
 

@@ -105,7 +105,7 @@ fn print(contestants: &[Contestant], turns: &[Vec<Turn>]) {
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
 }
 
 /// Makes a cache of its own that has the kernels of the user's and the layers of the image, unpacked.

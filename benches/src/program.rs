@@ -68,9 +68,10 @@ fn watched(child: &mut Child) -> u64 {
     std::thread::scope(|scope| {
         let (ended, end) = mpsc::channel::<()>();
         let watch = scope.spawn(move || {
-            let mut most = 0;
-            while end.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout) {
+            let (mut most, mut pause) = (0, Duration::from_millis(1));
+            while end.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                 most = peak().unwrap_or(0).max(most);
+                pause = Duration::from_millis(50).min(2 * pause);
             }
             most
         });

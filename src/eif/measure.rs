@@ -187,7 +187,7 @@ pub enum Part {
 
 /// A hash of all chunks that came, and one of those of the boot part. They are one until the first byte of the
 /// application: the second is forked there, and has a state of its own for files that have a boot part behind an
-/// application part.
+/// application part. That of PCR2 gets no boot part, and its second one is of nothing.
 #[derive(Debug, Default)]
 struct Hash {
     all: Sha384,

@@ -17,7 +17,7 @@ use crate::chunk::{Chunk, to_boundary};
 pub struct Options {
     /// The architecture of kernel and programs: bit 0 of the header's flags.
     pub arch: Arch,
-    /// With 2 or more, PCR0 and PCR2 are hashed on threads of their own. No influence on any byte.
+    /// Threads that hash, with the one that writes. No influence on any byte.
     pub threads: usize,
 }
 

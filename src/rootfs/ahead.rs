@@ -50,7 +50,8 @@ pub(super) struct Layer<'a, 'env>(&'a Stages<'env>);
 impl Drop for Layer<'_, '_> {
     fn drop(&mut self) {
         let mut all = self.0.0.board();
-        all.layers = all.layers.saturating_sub(1);
+        // Of a thread that panics nobody knows whether it would have begun another layer.
+        all.layers = if std::thread::panicking() { 0 } else { all.layers.saturating_sub(1) };
         drop(all);
         self.0.0.wake();
     }
@@ -149,7 +150,7 @@ impl Chunks<'_> {
         if room {
             crew.wake();
         }
-        let next = next.unwrap_or_else(|| Err(io::Error::other("a thread that read ahead is gone")))?;
+        let next = next.unwrap_or_else(|| Err(io::Error::other("nothing is read after an error")))?;
         all.spare.push(std::mem::replace(&mut self.chunk, next));
         self.end = self.chunk.is_empty();
         Ok(())

@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
 
 use super::ahead::{Chunks, Stages};
 use super::apply::{Note, NoteKind, apply};
@@ -20,12 +21,12 @@ use crate::{Progress, Warning, escaped};
 
 /// Bytes of a tar for each packed one from which on it is told, where the tar has at least [`SWOLLEN_FROM`] bytes.
 const SWOLLEN: u64 = 100;
+/// Smaller layers are zeros for some good reason.
+const SWOLLEN_FROM: u64 = 64 << 20;
 /// Layers that are read at a time, whatever the threads: each has two queues of chunks.
 const AT_A_TIME: usize = 8;
 /// Threads that a layer keeps busy: one hashes what is stored, one inflates, one hashes and spools the tar.
 const FOR_A_LAYER: usize = 3;
-/// Smaller layers are zeros for some good reason.
-const SWOLLEN_FROM: u64 = 64 << 20;
 
 /// What an image may unpack to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl Default for Limits {
 pub struct Options {
     /// What is refused for its size.
     pub limits: Limits,
-    /// Threads that read layers, each one of its own as long as there are some.
+    /// Threads that read layers: at most eight of them each one of its own, the others help with those.
     pub threads: usize,
     /// Where the spools go; they have no name there and vanish with the process.
     pub scratch: PathBuf,
@@ -145,10 +146,10 @@ fn too_many_bytes(label: &str, options: &Options) -> Error {
     Error::Limit { layer: label.to_owned(), limit: options.limits.unpacked, unit: "bytes" }
 }
 
-/// Gets the layers and reads them, as many at a time as the options say, the largest first, so that no thread is left
-/// alone with it at the end. Above a layer that is refused none is begun any more, and all below it are read: the lowest refusal is
-/// found whatever the threads do. The limits are the whole image's, so which layer goes beyond them may differ from run
-/// to run; that one does is the same.
+/// Gets the layers and reads them, the largest first, so that no thread is left alone with it at the end. Above a layer
+/// that is refused none is begun any more, and all below it are read: the lowest refusal is found whatever the threads
+/// do. But the limits are the whole image's: beyond them nothing more is begun, that is the refusal, and with several
+/// threads the layer that it names may differ from run to run.
 pub(super) fn read_all<C: Send>(
     image: &Image,
     options: &Options,
@@ -163,17 +164,23 @@ pub(super) fn read_all<C: Send>(
     order.sort_by_cached_key(|index| Reverse(image.layer_size(*index).unwrap_or(0)));
     let results: Vec<Mutex<Option<Outcome<C>>>> = (0..count).map(|_| Mutex::new(None)).collect();
     let budget = Budget::new(options.limits);
-    let (next, lowest_refused) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+    // Layers from `end` on are not begun.
+    let (next, end, over_limit) = (AtomicUsize::new(0), AtomicUsize::new(count), Mutex::new(None));
     let stages = Stages::new(count);
     let read = || {
         while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
             let _layer = stages.layer();
-            if index > lowest_refused.load(Ordering::Relaxed) {
+            if index >= end.load(Ordering::Relaxed) {
                 continue;
             }
             let result = read_sound(image, index, options, &budget, meaning, &stages, progress);
+            if let Err(error @ Error::Limit { .. }) = result {
+                end.store(0, Ordering::Relaxed);
+                over_limit.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                continue;
+            }
             if result.is_err() {
-                lowest_refused.fetch_min(index, Ordering::Relaxed);
+                end.fetch_min(index, Ordering::Relaxed);
             }
             if let Some(mut slot) = results.get(index).and_then(|slot| slot.lock().ok()) {
                 *slot = Some(result);
@@ -181,18 +188,23 @@ pub(super) fn read_all<C: Send>(
         }
     };
     std::thread::scope(|scope| {
-        for number in 1..options.threads.min(count.saturating_mul(FOR_A_LAYER)) {
+        for number in 1..options.threads.min(count.min(AT_A_TIME).saturating_mul(FOR_A_LAYER)) {
             let (read, stages) = (&read, &stages);
-            scope.spawn(move || {
+            let work = move || {
                 if number < AT_A_TIME {
                     read();
                 }
                 stages.help();
-            });
+            };
+            // What a thread that cannot be had would do, the others do.
+            let _ = Builder::new().name("eif-layers".to_owned()).spawn_scoped(scope, work);
         }
         read();
         stages.help();
     });
+    if let Some(error) = over_limit.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
     Ok(results.into_iter().filter_map(|slot| slot.into_inner().ok().flatten()).collect())
 }
 
