@@ -5,7 +5,7 @@ use std::io::Read;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{images, on_two_threads};
+use crate::{images, median, on_two_threads};
 
 /// Bytes that are hashed or inflated at a time, as the program does.
 pub const CHUNK: usize = 256 << 10;
@@ -37,10 +37,8 @@ pub fn table() {
     println!("| work | library | speed | MB/s |\n|---|---|---|---|");
     let mut first = ("", 1.0);
     for (number, [work, library]) in names.into_iter().enumerate() {
-        let mut times: Vec<f64> = samples.iter().filter_map(|times| times.get(number)).flatten().copied().collect();
-        times.sort_by(f64::total_cmp);
-        let median = times.get(times.len() / 2).expect("there were turns");
-        let speed = sample.len() as f64 / 1e6 / median;
+        let times = samples.iter().filter_map(|times| times.get(number)).flatten().copied();
+        let speed = sample.len() as f64 / 1e6 / median(times);
         if first.0 != work {
             first = (work, speed);
         }

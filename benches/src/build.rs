@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::floor::{self, Data, Floor};
-use crate::images;
 use crate::program::{self, Cost};
+use crate::{images, median};
 
 /// What is measured.
 pub struct Options {
@@ -70,16 +70,15 @@ pub fn table(options: &Options) {
         }
     }
     println!("{}: {} MB of tars, medians of {} rounds\n", options.name, data.plain() / 1_000_000, options.rounds);
-    print_floor(turns.iter().flatten().map(|turn| &turn.floor));
+    print_floor(&turns.iter().flatten().map(|turn| &turn.floor).collect::<Vec<_>>());
     print(&contestants, &turns);
 }
 
-fn print_floor<'a>(floors: impl Iterator<Item = &'a Floor> + Clone) {
+fn print_floor(floors: &[&Floor]) {
     println!("| floor | seconds | of it |\n|---|---|---|");
-    let all = median(floors.clone().map(Floor::seconds));
-    let names = floors.clone().next().map(|floor| floor.parts.iter().map(|(name, _)| *name)).into_iter().flatten();
-    for (number, name) in names.enumerate() {
-        let seconds = median(floors.clone().map(|floor| floor.parts[number].1));
+    let all = median(floors.iter().map(|floor| floor.seconds()));
+    for (number, (name, _)) in floors[0].parts.iter().enumerate() {
+        let seconds = median(floors.iter().map(|floor| floor.parts[number].1));
         println!("| {name} | {seconds:.2} | {:.0} % |", 100.0 * seconds / all);
     }
     println!("| all | {all:.2} | |\n");
@@ -100,12 +99,6 @@ fn print(contestants: &[Contestant], turns: &[Vec<Turn>]) {
         let memory = if contestant.alone { format!("{:.1} MiB", most as f64 / 1024.0) } else { String::new() };
         println!("| {} | {seconds:.2} | {time:.2} | {cpu:.2} | {memory} |", contestant.name);
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
 }
 
 /// Makes a cache of its own that has the kernels of the user's and the layers of the image, unpacked.

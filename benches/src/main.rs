@@ -65,3 +65,10 @@ fn on_two_threads<T: Send>(work: impl Fn() -> T + Sync) -> [T; 2] {
         [here, other.join().expect("the measured work does not panic")]
     })
 }
+
+/// The middle of the values, of which there is at least one.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
+}

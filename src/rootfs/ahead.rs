@@ -2,7 +2,7 @@
 //! whoever comes for the next one reads it himself, or finds it read by somebody who had nothing else to do. A layer is
 //! read by one thread while all have layers, and by several when the last ones are left.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) struct Stages<'env>(Arc<Crew<All<'env>>>);
 impl<'env> Stages<'env> {
     /// None yet, of so many layers.
     pub(super) fn new(layers: usize) -> Self {
-        Self(Arc::new(Crew::new(All { stages: Vec::new(), next: 0, spare: Vec::new(), layers })))
+        Self(Arc::new(Crew::new(All { stages: BTreeMap::new(), next: 0, spare: Vec::new(), layers })))
     }
 
     /// Makes a stage of what `source` reads.
@@ -27,7 +27,7 @@ impl<'env> Stages<'env> {
         let mut all = self.0.board();
         let number = all.next;
         all.next = number.saturating_add(1);
-        all.stages.push(Stage { number, source: Some(Box::new(source)), full: VecDeque::new(), ended: false });
+        all.stages.insert(number, Stage { source: Some(Box::new(source)), full: VecDeque::new(), ended: false });
         drop(all);
         self.0.wake();
         Chunks { stages: self.clone(), number, chunk: Chunk::new(), at: 0, end: false }
@@ -58,7 +58,8 @@ impl Drop for Layer<'_, '_> {
 }
 
 struct All<'env> {
-    stages: Vec<Stage<'env>>,
+    /// By number, which is never that of another: a job may come back when its stage is gone.
+    stages: BTreeMap<u64, Stage<'env>>,
     /// The number of the next stage.
     next: u64,
     /// Chunks that have been taken, to be filled again.
@@ -68,7 +69,6 @@ struct All<'env> {
 }
 
 struct Stage<'env> {
-    number: u64,
     /// Nothing while somebody reads, and after the end.
     source: Option<Box<dyn Read + Send + 'env>>,
     /// Full chunks, a shorter last one and an empty one, or an error.
@@ -88,13 +88,12 @@ struct Job<'env> {
 impl<'env> All<'env> {
     /// Whether the next chunk of a stage is there, or will never be.
     fn is_ready(&self, number: u64) -> bool {
-        let stage = self.stages.iter().find(|stage| stage.number == number);
-        stage.is_none_or(|stage| stage.ended || !stage.full.is_empty())
+        self.stages.get(&number).is_none_or(|stage| stage.ended || !stage.full.is_empty())
     }
 
     /// The next chunk of a stage, and whether others may read one more for it.
     fn next(&mut self, number: u64) -> (Option<io::Result<Chunk>>, bool) {
-        let Some(stage) = self.stages.iter_mut().find(|stage| stage.number == number) else { return (None, false) };
+        let Some(stage) = self.stages.get_mut(&number) else { return (None, false) };
         let had_no_room = stage.full.len() >= QUEUE;
         (stage.full.pop_front(), had_no_room)
     }
@@ -102,10 +101,11 @@ impl<'env> All<'env> {
     /// The next chunk of a stage that nobody reads and that has room: the `first`, or that which has least waiting. A later
     /// stage of a layer goes before an earlier one, whose chunks it takes.
     fn take(&mut self, first: Option<u64>) -> Option<Job<'env>> {
-        let idle = self.stages.iter_mut().rev().filter(|stage| stage.source.is_some() && stage.full.len() < QUEUE);
-        let stage = idle.min_by_key(|stage| (first != Some(stage.number), stage.full.len()))?;
+        let all = self.stages.iter_mut().rev();
+        let idle = all.filter(|(_, stage)| stage.source.is_some() && stage.full.len() < QUEUE);
+        let (number, stage) = idle.min_by_key(|(number, stage)| (first != Some(**number), stage.full.len()))?;
         let chunk = self.spare.pop().unwrap_or_default();
-        Some(Job { stage: stage.number, source: stage.source.take()?, chunk, read: Ok(0) })
+        Some(Job { stage: *number, source: stage.source.take()?, chunk, read: Ok(0) })
     }
 }
 
@@ -119,7 +119,7 @@ impl<'env> Board for All<'env> {
     }
 
     fn put_back(&mut self, Job { stage, source, chunk, read }: Job<'env>) -> Self::Rest {
-        let Some(stage) = self.stages.iter_mut().find(|other| other.number == stage) else { return Some(source) };
+        let Some(stage) = self.stages.get_mut(&stage) else { return Some(source) };
         stage.ended = !matches!(read, Ok(1..));
         stage.full.push_back(read.map(|_| chunk));
         if stage.ended {
@@ -160,8 +160,7 @@ impl Chunks<'_> {
 impl Drop for Chunks<'_> {
     fn drop(&mut self) {
         let mut all = self.stages.0.board();
-        let place = all.stages.iter().position(|stage| stage.number == self.number);
-        let stage = place.map(|place| all.stages.remove(place));
+        let stage = all.stages.remove(&self.number);
         // Its source may have stages of its own.
         drop(all);
         drop(stage);
@@ -210,10 +209,6 @@ mod tests {
         }
     }
 
-    fn bytes() -> Vec<u8> {
-        (0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
-    }
-
     /// What comes of two stages of each of three layers, read by two threads and helped by so many others.
     fn through_stages(bytes: &[u8], helpers: usize) -> Vec<Vec<u8>> {
         let stages = Stages::new(LAYERS);
@@ -234,7 +229,7 @@ mod tests {
 
     #[test]
     fn all_bytes_come_in_their_order() {
-        let bytes = bytes();
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         for length in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, bytes.len()] {
             for helpers in [0, 1, 4] {
                 let got = through_stages(&bytes[..length], helpers);
@@ -275,7 +270,7 @@ mod tests {
         let mut chunks = stages.join(io::repeat(1));
         std::thread::scope(|scope| {
             scope.spawn(|| stages.help());
-            let waiting = |all: &All| all.stages.iter().all(|stage| stage.full.len() == QUEUE);
+            let waiting = |all: &All| all.stages.values().all(|stage| stage.full.len() == QUEUE);
             drop(stages.0.board().until(waiting, |_| None));
             assert!(stages.0.board().take(None).is_none());
             assert_eq!(chunks.fill_buf().unwrap().len(), CHUNK);
