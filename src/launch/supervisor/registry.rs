@@ -6,6 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -502,7 +503,7 @@ impl Claim {
         let path = self.folder.join("alive");
         let alive = File::create_new(&path).map_err(Error::io("making", &path))?;
         alive.lock().map_err(Error::io("locking", &path))?;
-        Ok(Place { folder: self.folder, state, _alive: alive, lock: Some(self.lock) })
+        Ok(Place { folder: self.folder, state, _alive: ManuallyDrop::new(alive), lock: Some(self.lock) })
     }
 }
 
@@ -511,7 +512,8 @@ impl Claim {
 pub struct Place {
     folder: PathBuf,
     state: State,
-    _alive: File,
+    /// Closed by nobody but the kernel, when this process ends: who waits for that must not go on before.
+    _alive: ManuallyDrop<File>,
     /// The registry's, until the enclave is to be seen.
     lock: Option<File>,
 }
