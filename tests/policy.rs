@@ -569,7 +569,10 @@ fn values_are_held_against_files() {
     let policy = |values: Value| json!({"Statement": [attested(equals(values))]});
     let both = ["--eif", "app.eif", "--eif", "other.eif"];
     let _ = lint_of(&env, &policy(json!({key(0): pcr0, key(1): pcr1})), &both[..2]).success();
-    let output = lint_of(&env, &policy(json!({ key(0): pcr0 })), &both).code(1);
+    let unmatched = policy(json!({ key(0): pcr0 }));
+    let output = lint_of(&env, &unmatched, &both).code(1);
+    let colourful = lint_of(&env, &unmatched, &[&both[..], &["--color", "always"]].concat()).code(1);
+    assert_eq!(colourful.stdout(), output.stdout());
     assert!(output.stdout().contains("error[E-policy-unmatched]: policy: no statement takes other.eif"), "{output:#?}");
     let output = lint_of(&env, &policy(json!({key(0): pcr0, key(1): other.pcr1})), &both).code(1);
     assert!(output.stdout().contains("error[E-policy-mixed]: Enclave: "), "{output:#?}");

@@ -212,7 +212,7 @@ fn run_lint(args: &Lint, ui: &Ui) -> Result<ExitCode, Failure> {
     if ui.json {
         ui.data(&pretty(&json!({ "findings": findings }))?)?;
     } else {
-        let lines: String = findings.iter().map(|finding| line(finding, ui) + "\n").collect();
+        let lines: String = findings.iter().map(|finding| line(finding) + "\n").collect();
         ui.data(if lines.is_empty() { "no findings" } else { &lines })?;
     }
     verdict(&args.policy, &findings)
@@ -232,10 +232,11 @@ fn verdict(path: &Path, findings: &[Finding]) -> Result<ExitCode, Failure> {
     ))
 }
 
-fn line(finding: &Finding, ui: &Ui) -> String {
+/// Plain on every terminal: findings are what the command prints, not what it says of its work.
+fn line(finding: &Finding) -> String {
     let word = match finding.level {
-        Level::Error => ui.paint("error", "1;31"),
-        Level::Note => ui.paint("note", "1;36"),
+        Level::Error => "error",
+        Level::Note => "note",
     };
     eif::shown(&format!("{word}[{}]: {}: {}", finding.code, finding.place(), finding.message))
 }
