@@ -58,9 +58,9 @@ impl Console {
     fn end_line(&mut self) {
         let line = std::mem::take(&mut self.line);
         let line = String::from_utf8_lossy(&line);
-        // The kernel's lines begin with a time: `[    1.234567] Kernel panic …`.
         let line = line.trim_end_matches('\r');
-        let text = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map_or(line, |(_, text)| text);
+        let kernels = kernels(line);
+        let text = kernels.unwrap_or(line);
         if let Some(said) = line.strip_prefix("eif-init: ") {
             match init_status(said) {
                 Some(status) => self.status = Some(status),
@@ -68,11 +68,20 @@ impl Console {
             }
         } else if text.starts_with("Kernel panic - not syncing") {
             self.failure.get_or_insert_with(|| text.to_owned());
-            self.halted = true;
-        } else if text.starts_with("reboot: ") {
+            self.halted |= kernels.is_some();
+        } else if kernels.is_some_and(|text| text.starts_with("reboot: ")) {
             self.halted = true;
         }
     }
+}
+
+/// What the kernel says in a line, which begins with a time: `[    1.234567] Kernel panic …`. Applications write to the
+/// same console, and what they say is no reason to end them.
+fn kernels(line: &str) -> Option<&str> {
+    let (time, text) = line.strip_prefix('[')?.split_once("] ")?;
+    let (seconds, fraction) = time.trim_start().split_once('.')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (digits(seconds) && digits(fraction)).then_some(text)
 }
 
 fn init_status(said: &str) -> Option<AppStatus> {
@@ -108,6 +117,17 @@ mod tests {
         let console = console("eif-init: heartbeat: no listener (ECONNRESET)\n[    1.5] reboot: machine restart\n");
         assert_eq!(console.failure(), Some("eif-init: heartbeat: no listener (ECONNRESET)"));
         assert_eq!((console.status(), console.halted()), (None, true));
+    }
+
+    #[test]
+    fn nobody_but_the_kernel_says_that_it_is_over() {
+        for said in
+            ["reboot: nightly job armed", "[INFO] reboot: soon", "[a.b] reboot: x", "Kernel panic - not syncing: x"]
+        {
+            assert!(!console(&format!("{said}\n")).halted(), "{said}");
+        }
+        assert!(console("[    1.592042] reboot: Restarting system\r\n").halted());
+        assert!(console("[12345.592042] Kernel panic - not syncing: x\n").halted());
     }
 
     #[test]
