@@ -254,6 +254,47 @@ fn a_supervisor_that_dies_takes_the_enclave_along_and_leaves_a_row() {
     world.detach(&[]);
 }
 
+/// The state of an enclave that another version of `eif` holds, say.
+#[test]
+fn a_row_that_cannot_be_read_is_in_nobodys_way_and_can_be_ended() {
+    let world = World::new("heartbeat,forever");
+    world.detach(&[]);
+    fs::write(world.0.path("../run/eif/enclaves/app/state.json"), "{").unwrap();
+    let row = &world.ps(&[])[0];
+    assert_eq!((&row["EnclaveName"], &row["State"]), (&"app".into(), &"EMPTY".into()));
+    world.detach(&["--name", "other"]);
+    let _ = world.0.eif(&["run", "app.eif", "--backend", "qemu", "--detach"]).refused("E-enclave-taken");
+    assert_eq!(world.0.eif(&["stop", "app"]).success().json()["EnclaveName"], "app");
+    let _ = world.0.eif(&["stop", "other"]).success();
+    world.silence();
+}
+
+#[test]
+fn as_many_as_may_look_on_keep_nobody_from_ending_it() {
+    let world = World::new("heartbeat,forever");
+    world.detach(&[]);
+    let watch = |_| {
+        let mut stream = UnixStream::connect(world.0.path("../run/eif/enclaves/app/control")).unwrap();
+        stream.write_all(b"console\n").unwrap();
+        stream
+    };
+    let mut watching: Vec<_> = (0..80).map(watch).collect();
+    // The last ones are sent away.
+    let mut nothing = Vec::new();
+    watching[79].read_to_end(&mut nothing).unwrap();
+    assert!(nothing.is_empty());
+    let _ = world.0.eif(&["stop", "app"]).success();
+}
+
+#[test]
+fn qemu_can_be_asked_to_end() {
+    let world = World::new("heartbeat,forever");
+    world.detach(&[]);
+    kill(process(&world, b"qemu-system-x86_64\0-").unwrap(), "-TERM");
+    let _ = world.0.eif(&["wait", "app"]).code(1);
+    world.silence();
+}
+
 #[test]
 fn what_has_ended_is_remembered_within_bounds() {
     let world = World::new("heartbeat,forever");

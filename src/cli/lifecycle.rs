@@ -191,8 +191,9 @@ pub fn stop(args: &Stop, ui: &Ui) -> Result<ExitCode, Failure> {
     let Some(name) = &args.name else {
         let entries = registry.list()?;
         let running = entries.iter().filter(|entry| entry.standing != Standing::Ended);
-        let ended = running.map(|entry| end(&registry, entry)).collect::<Result<Vec<_>, _>>()?;
-        return json(&ended, ui);
+        let (ended, failed) = end_all(running, |entry| end(&registry, entry));
+        let printed = json(&ended, ui)?;
+        return failed.map_or(Ok(printed), |error| Err(error.into()));
     };
     let entry = registry.find(name)?;
     if entry.standing == Standing::Ended {
@@ -201,18 +202,36 @@ pub fn stop(args: &Stop, ui: &Ui) -> Result<ExitCode, Failure> {
     json(&end(&registry, &entry)?, ui)
 }
 
+/// Ends all of them, whatever becomes of the others; with the first error.
+pub fn end_all<'a, T, E>(
+    entries: impl Iterator<Item = &'a Entry>,
+    end: impl Fn(&'a Entry) -> Result<T, E>,
+) -> (Vec<T>, Option<E>) {
+    let (mut ended, mut failed) = (Vec::new(), None);
+    for entry in entries {
+        match end(entry) {
+            Ok(one) => ended.push(one),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    (ended, failed)
+}
+
 /// Ends one, or clears away what a dead supervisor left.
 pub fn end(registry: &Registry, entry: &Entry) -> Result<Terminated, Error> {
-    if entry.standing == Standing::Running
-        && let Ok(mut answer) = entry.ask(Question::Stop)
-    {
-        // Nothing but the end of the stream is the answer, and a supervisor that dies gives it too.
-        let _end = io::copy(&mut answer, &mut io::sink());
+    match entry.standing {
+        Standing::Running => entry.stop()?,
+        Standing::Ended | Standing::Crashed => entry.await_gone()?,
     }
-    entry.await_gone()?;
-    if entry.end()?.is_none() {
-        registry.forget(entry)?;
-    }
-    let facts = &entry.state.facts;
-    Ok(Terminated { enclave_name: facts.name.clone(), enclave_id: facts.id.clone(), terminated: true })
+    let facts = match entry.now() {
+        // One that had not started when it was asked for has its id now.
+        Ok(Some(now)) if now.end.is_some() => now.facts,
+        Ok(_) => {
+            registry.forget(entry)?;
+            entry.state.facts.clone()
+        }
+        Err(Error::Replaced(_)) => entry.state.facts.clone(),
+        Err(error) => return Err(error),
+    };
+    Ok(Terminated { enclave_name: facts.name, enclave_id: facts.id, terminated: true })
 }

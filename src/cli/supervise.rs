@@ -151,6 +151,7 @@ pub fn start(args: &Args) -> Result<Started, Failure> {
 pub fn await_boot(started: Started, mut hear: impl FnMut(&State), ui: &Ui) -> Result<State, Refused> {
     let Started { mut child, mut words, replies: from, .. } = started;
     let (mut given, mut said) = (None, String::new());
+    let mut booted = false;
     for reply in replies(from) {
         match reply {
             Ok(Reply::Started(state)) => {
@@ -158,9 +159,15 @@ pub fn await_boot(started: Started, mut hear: impl FnMut(&State), ui: &Ui) -> Re
                 given = Some(state);
             }
             Ok(Reply::Booted) => {
-                let Some(state) = given else { break };
-                return words.write_all(&[DETACH]).map(|()| state).map_err(|_| Refused::Died(said));
+                let Some(state) = &given else { break };
+                if words.write_all(&[DETACH]).is_ok() {
+                    return Ok(state.clone());
+                }
+                // It is gone: at its end, as its next reply tells, or dead.
+                booted = true;
             }
+            // Its end is a matter of `eif wait`.
+            Ok(Reply::Ended(_)) if booted => return given.ok_or(Refused::Died(said)),
             // Before its heartbeat, which an application may be without.
             Ok(Reply::Ended(End::Failed(told))) => return Err(Refused::Told(told)),
             Ok(Reply::Ended(_)) => return given.ok_or(Refused::Died(said)),
@@ -234,13 +241,21 @@ pub fn line(state: &State) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Global;
     use super::*;
     use clap::Parser;
+    use serde_json::{Value, json};
 
     #[derive(Parser)]
     struct Whole {
         #[command(flatten)]
         args: Args,
+    }
+
+    #[derive(Parser)]
+    struct Bare {
+        #[command(flatten)]
+        global: Global,
     }
 
     #[test]
@@ -257,5 +272,32 @@ mod tests {
             let again = Whole::try_parse_from(words).unwrap().args;
             assert_eq!(format!("{again:?}"), format!("{heard:?}"));
         }
+    }
+
+    /// It may have ended before this process has said that it leaves.
+    #[test]
+    fn a_short_life_is_no_death() {
+        let facts = json!({
+            "EnclaveName": "app", "EnclaveID": "i-1-enc2", "ProcessID": 1, "EnclaveCID": 16, "NumberOfCPUs": 1,
+            "CPUIDs": [0], "MemoryMiB": 64
+        });
+        let state = json!({ "key": 1, "facts": facts, "backend": "qemu", "debug": true, "booted": false });
+        let wait = |last: Value| {
+            let said = [json!({ "started": state }), json!("booted"), last].map(|reply| reply.to_string());
+            let mut child = Command::new("sh")
+                .args(["-c", "exec <&-; printf '%s\\n' \"$@\" >&2", "sh"])
+                .args(said)
+                .stdin(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let (words, replies) = (child.stdin.take().unwrap(), child.stderr.take().unwrap());
+            // Nobody reads what is said to it from here on.
+            child.wait().unwrap();
+            let global = Bare::parse_from(["eif"]).global;
+            await_boot(Started { child, words, replies, console: None }, |_| {}, &Ui::new(&global))
+        };
+        assert_eq!(wait(json!({ "ended": { "exited": 0 } })).ok().unwrap().facts.name, "app");
+        assert!(matches!(wait(json!(null)), Err(Refused::Died(_))));
     }
 }

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, SigmaskHow};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -192,6 +193,10 @@ impl Machine {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", program]).args(self.arguments(&vsock));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if vsock.socket().is_absolute() {
+            // It may run for months: no file system is kept from being unmounted.
+            command.current_dir("/");
+        }
         spawn(command, vsock, self.boot, watcher)
     }
 
@@ -346,7 +351,7 @@ fn spawn(mut command: Command, vsock: Vsock, files: Boot, watcher: Watcher) -> R
     let ended = Arc::new(AtomicBool::new(false));
     let (theirs, record) = (Arc::clone(&ended), vsock.record());
     let body = move || {
-        let spawned = command.spawn().and_then(|mut child| match watch(&mut child) {
+        let spawned = unblocked(|| command.spawn()).and_then(|mut child| match watch(&mut child) {
             Ok(spawned) => Ok((child, spawned)),
             Err(error) => {
                 let _ended = child.kill().and_then(|()| child.wait());
@@ -367,6 +372,14 @@ fn spawn(mut command: Command, vsock: Vsock, files: Boot, watcher: Watcher) -> R
     let spawned = start.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
     let Spawned { pid, stopper, stderr } = spawned.map_err(io_error("starting QEMU"))?;
     Ok(Guest { stopper, pid, events: inbox, console, stderr: Some(stderr), vsock, ended, _files: files })
+}
+
+/// Starts a process that signals reach: it inherits which ones this thread holds back.
+fn unblocked<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let held = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let started = start();
+    held.thread_set_mask()?;
+    started
 }
 
 fn watch(child: &mut Child) -> io::Result<Spawned> {

@@ -163,16 +163,14 @@ pub fn terminate(args: &Terminate, ui: &Ui) -> Result<(), Stop> {
         return print(&end(&registry, &entry, ui)?, ui);
     }
     let entries = registry.list().map_err(because(Code::ReadFromDisk))?;
-    let mut ended = Vec::new();
-    for entry in &entries {
-        match entry.standing {
-            Standing::Running => ended.push(end(&registry, entry, ui)?),
-            // nitro-cli has no word for it.
-            Standing::Crashed => registry.forget(entry).map_err(because(Code::ProcessCommand))?,
-            Standing::Ended => {}
-        }
-    }
-    print(&ended, ui)
+    let (ended, failed) = lifecycle::end_all(entries.iter(), |entry| match entry.standing {
+        Standing::Running => end(&registry, entry, ui).map(Some),
+        // nitro-cli has no word for it.
+        Standing::Crashed => registry.forget(entry).map(|()| None).map_err(because(Code::ProcessCommand)),
+        Standing::Ended => Ok(None),
+    });
+    print(&ended.into_iter().flatten().collect::<Vec<_>>(), ui)?;
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn end(registry: &Registry, entry: &Entry, ui: &Ui) -> Result<Terminated, Refused> {

@@ -85,15 +85,25 @@ impl Created for Slot {
     }
 }
 
-/// Starts the enclave; after an error nothing of it is left.
+/// Starts the enclave, unless it is `unwanted` before that; after an error nothing of it is left.
 ///
 /// # Errors
 /// [`Error`], with what the host says about it.
-pub fn start<D: Driver>(launch: &Launch, host: &Host, driver: &D) -> Result<(Facts, Running), Error> {
-    attempt(launch, host, driver).map_err(|error| explain(host, error))
+pub fn start<D: Driver>(
+    launch: &Launch,
+    host: &Host,
+    driver: &D,
+    unwanted: &dyn Fn() -> bool,
+) -> Result<(Facts, Running), Error> {
+    attempt(launch, host, driver, unwanted).map_err(|error| explain(host, error))
 }
 
-fn attempt<D: Driver>(launch: &Launch, host: &Host, driver: &D) -> Result<(Facts, Running), Error> {
+fn attempt<D: Driver>(
+    launch: &Launch,
+    host: &Host,
+    driver: &D,
+    unwanted: &dyn Fn() -> bool,
+) -> Result<(Facts, Running), Error> {
     // The pool is of one node, and so must be the memory.
     let node = host.pool()?.first().and_then(|cpu| host.node_of(*cpu));
     let mut tried = 1;
@@ -105,6 +115,9 @@ fn attempt<D: Driver>(launch: &Launch, host: &Host, driver: &D) -> Result<(Facts
         }
     };
     let cpu_ids = add_cpus(&launch.cpus, &mut slot)?;
+    if unwanted() {
+        return Err(Error::Stopped);
+    }
     let slot_number = slot.number();
     let (running, cid) = slot.start(launch.cid, launch.debug).map_err(Error::driver("starting the enclave"))?;
     Ok((Facts { cid, cpu_ids, memory_mib: bytes / MIB, slot: slot_number }, running))

@@ -145,7 +145,7 @@ impl World {
 
     fn start(&self, stage: &Stage, launch: Launch) -> Result<Enclave, Error> {
         let parent = Arc::clone(&stage.parent) as Arc<dyn Parent>;
-        launch.start_with(&self.host, parent, &stage, Box::new(|_| ControlFlow::Continue(())))
+        launch.start_with(&self.host, parent, &stage, Box::new(|_| ControlFlow::Continue(())), &|| false)
     }
 
     /// The refusal, after which nothing may be left.
@@ -254,4 +254,17 @@ fn what_the_driver_says_of_cpus_is_told_with_the_pool() {
     assert_eq!(error(257).help()[0], "the pool of CPUs for enclaves is 1,3; a core has 1");
     assert_eq!(error(272).code(), "E-nitro-no-cpus");
     assert!(!error(265).help()[0].contains("pool"), "{:?}", error(265).help());
+}
+
+#[test]
+fn what_is_not_wanted_any_more_is_not_started() {
+    let (world, stage) = (world(), Stage::new(&[]));
+    let launch = world.launch(&image(), |_| {});
+    let parent = Arc::clone(&stage.parent) as Arc<dyn Parent>;
+    let unwanted = || stage.calls().contains(&"cpu".to_owned());
+    let watcher = Box::new(|_: &[u8]| ControlFlow::Continue(()));
+    let error = launch.start_with(&world.host, parent, &&stage, watcher, &unwanted).err().unwrap();
+    assert!(matches!(error, Error::Stopped), "{error}");
+    let calls = stage.calls();
+    assert!(calls.ends_with(&["close".into()]) && !calls.iter().any(|call| call.starts_with("start")), "{calls:?}");
 }

@@ -132,22 +132,22 @@ impl Stopper {
 
 impl Launch {
     /// Starts the enclave; `watcher` gets the console in debug mode. Returns when it has started, before it has booted:
-    /// see [`Enclave::await_heartbeat`].
+    /// see [`Enclave::await_heartbeat`]. Once `unwanted` says so, nothing more is begun.
     ///
     /// # Errors
-    /// [`Error`]; nothing is left behind.
-    pub fn start(self, watcher: Watcher) -> Result<Enclave, Error> {
-        self.start_on(&Host::default(), watcher)
+    /// [`Error`], [`Error::Stopped`] for one that was unwanted; nothing is left behind.
+    pub fn start(self, watcher: Watcher, unwanted: &dyn Fn() -> bool) -> Result<Enclave, Error> {
+        self.start_on(&Host::default(), watcher, unwanted)
     }
 
     /// The same on a host with other folders for /sys and /dev.
     ///
     /// # Errors
     /// As [`Launch::start`].
-    pub fn start_on(self, host: &Host, watcher: Watcher) -> Result<Enclave, Error> {
+    pub fn start_on(self, host: &Host, watcher: Watcher, unwanted: &dyn Fn() -> bool) -> Result<Enclave, Error> {
         self.check(host)?;
         let device = host.open()?;
-        self.start_with(host, Arc::new(Vsock), &device, watcher)
+        self.start_with(host, Arc::new(Vsock), &device, watcher, unwanted)
     }
 
     fn start_with(
@@ -156,10 +156,11 @@ impl Launch {
         parent: Arc<dyn Parent>,
         driver: &impl Driver,
         watcher: Watcher,
+        unwanted: &dyn Fn() -> bool,
     ) -> Result<Enclave, Error> {
         // Before START, or the enclave's first connection finds nobody. Before pages and CPUs, because it may wait.
-        let ports = Ports::join(&self.ports, Arc::clone(&parent), PORT_LIMIT)?;
-        let (facts, running) = assemble::start(&self, host, driver)?;
+        let ports = Ports::join(&self.ports, Arc::clone(&parent), PORT_LIMIT, unwanted)?;
+        let (facts, running) = assemble::start(&self, host, driver, unwanted)?;
         Enclave::watch(facts, running, ports, parent, self.debug.then_some(watcher))
     }
 

@@ -37,6 +37,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const UNCLAIMED: Duration = Duration::from_secs(10);
 /// How often that is looked for.
 const RETRY: Duration = Duration::from_millis(50);
+/// How long a launcher that leaves takes in what has arrived: an enclave may go on sending.
+const LEAVING: Duration = Duration::from_millis(250);
 /// Connections of the own enclave that are kept; the oldest one goes.
 const MAX_STREAMS: usize = 16;
 /// Connections of other enclaves that wait; a new one more is closed.
@@ -80,16 +82,25 @@ struct Doors {
 }
 
 impl Ports {
-    /// Listens, or has somebody's listener; waits at most `limit` for a foreign launcher to give up port 9000.
+    /// Listens, or has somebody's listener; waits at most `limit` for a foreign launcher to give up port 9000, and no
+    /// longer than this is wanted.
     ///
     /// # Errors
-    /// Port 9000 stays in use; the folder is not private; no sockets or threads are left.
-    pub fn join(folder: &Path, parent: Arc<dyn Parent>, limit: Duration) -> Result<Self, Error> {
+    /// Port 9000 stays in use; the folder is not private; no sockets or threads are left. [`Error::Stopped`].
+    pub fn join(
+        folder: &Path,
+        parent: Arc<dyn Parent>,
+        limit: Duration,
+        unwanted: &dyn Fn() -> bool,
+    ) -> Result<Self, Error> {
         private::folder(folder).map_err(Error::io(format!("using {}", folder.display())))?;
         let deadline = Instant::now() + limit;
         loop {
             if let Some(ports) = Self::attempt(folder, &parent)? {
                 return Ok(ports);
+            }
+            if unwanted() {
+                return Err(Error::Stopped);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -283,8 +294,9 @@ struct Member {
 }
 
 impl Member {
-    /// Serves until told to leave, and then until nothing is left that has arrived.
+    /// Serves until told to leave, and then until nothing is left that has arrived, or it has gone on for too long.
     fn run(&mut self) {
+        let mut until = None;
         loop {
             let leaving = self.heard.leaving.load(Ordering::Acquire);
             let timeout = match (leaving, self.unclaimed.is_empty()) {
@@ -292,6 +304,9 @@ impl Member {
                 (false, false) => Some(RETRY),
                 (false, true) => None,
             };
+            if leaving && Instant::now() > *until.get_or_insert_with(|| Instant::now() + LEAVING) {
+                return;
+            }
             let ready = self.sleep(timeout);
             let busy = ready.iter().any(|&ready| ready);
             self.serve(&ready);

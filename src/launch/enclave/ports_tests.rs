@@ -20,7 +20,7 @@ fn folder() -> TempDir {
 }
 
 fn join(folder: &TempDir, parent: &Arc<Played>) -> Ports {
-    Ports::join(folder.path(), Arc::clone(parent) as Arc<dyn Parent>, PATIENCE).unwrap()
+    Ports::join(folder.path(), Arc::clone(parent) as Arc<dyn Parent>, PATIENCE, &|| false).unwrap()
 }
 
 /// Waits for news until the condition holds.
@@ -159,7 +159,7 @@ fn a_dead_launchers_socket_is_removed() {
 fn a_foreign_launcher_is_waited_for() {
     let (folder, parent) = (folder(), Arc::new(Played::new()));
     let foreign = parent.listen(HEARTBEAT_PORT).unwrap();
-    let error = Ports::join(folder.path(), Arc::clone(&parent) as Arc<dyn Parent>, AT_ONCE).err().unwrap();
+    let error = Ports::join(folder.path(), Arc::clone(&parent) as Arc<dyn Parent>, AT_ONCE, &|| false).err().unwrap();
     assert_eq!(error.code(), "E-nitro-port");
     assert!(error.help()[0].contains("ss --vsock"), "{:?}", error.help());
     let waiting = thread::scope(|scope| {
@@ -187,14 +187,14 @@ fn a_folder_that_others_can_enter_is_refused() {
     let parent = || Arc::new(Played::new()) as Arc<dyn Parent>;
     let open = folder();
     fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let error = Ports::join(open.path(), parent(), AT_ONCE).err().unwrap();
+    let error = Ports::join(open.path(), parent(), AT_ONCE, &|| false).err().unwrap();
     assert!(error.to_string().contains("not a folder of this user's alone"), "{error}");
     let made = folder();
     let below = made.path().join("ports");
-    Ports::join(&below, parent(), AT_ONCE).map(drop).unwrap();
+    Ports::join(&below, parent(), AT_ONCE, &|| false).map(drop).unwrap();
     assert_eq!(fs::metadata(&below).unwrap().permissions().mode() & 0o777, 0o700);
     let long = made.path().join("x".repeat(90));
-    let error = Ports::join(&long, parent(), AT_ONCE).err().unwrap();
+    let error = Ports::join(&long, parent(), AT_ONCE, &|| false).err().unwrap();
     assert!(error.to_string().starts_with("binding "), "{error}");
 }
 
@@ -225,4 +225,28 @@ fn connections_are_bounded() {
     }
     assert_eq!(echoed(&mut flood[0]), None, "the oldest one is closed");
     assert_eq!(echoed(&mut beat(&parent, 16, HEARTBEAT)), Some(HEARTBEAT));
+}
+
+/// Nobody who is on the way out is held by an enclave that sends and sends.
+#[test]
+fn a_flood_does_not_keep_a_launcher_from_leaving() {
+    let (folder, parent) = (folder(), Arc::new(Played::new()));
+    let mut ports = join(&folder, &parent);
+    ports.claim(16).unwrap();
+    let mut streams: Vec<_> = (0..4).map(|_| parent.enclave(16, STATUS_PORT).unwrap()).collect();
+    thread::scope(|scope| {
+        for stream in &mut streams {
+            scope.spawn(move || while stream.write_all(&[0; 512]).is_ok() {});
+        }
+        // Closes the streams, which ends the flood.
+        ports.leave();
+    });
+}
+
+#[test]
+fn who_is_not_wanted_any_more_does_not_wait_for_the_port() {
+    let (folder, parent) = (folder(), Arc::new(Played::new()));
+    let _foreign = parent.listen(HEARTBEAT_PORT).unwrap();
+    let error = Ports::join(folder.path(), Arc::clone(&parent) as Arc<dyn Parent>, PATIENCE, &|| true).err().unwrap();
+    assert!(matches!(error, Error::Stopped), "{error}");
 }

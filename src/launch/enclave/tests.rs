@@ -44,7 +44,7 @@ fn stage(debug: bool) -> Stage {
     let parent = Arc::new(Played::new());
     let console = debug.then(|| parent.listen(10_016).unwrap());
     let shared = Arc::clone(&parent) as Arc<dyn Parent>;
-    let ports = Ports::join(&folder.path().join("ports"), Arc::clone(&shared), PATIENCE).unwrap();
+    let ports = Ports::join(&folder.path().join("ports"), Arc::clone(&shared), PATIENCE, &|| false).unwrap();
     let (running, life) = UnixStream::pair().unwrap();
     let facts = Facts { cid: 16, cpu_ids: vec![1, 3], memory_mib: 64, slot: 7 };
     let watcher: Watcher = Box::new(|_| ControlFlow::Continue(()));
@@ -178,7 +178,7 @@ fn requests_are_checked_before_the_device_is_opened() {
         let cpus = Cpus::Count(2);
         let mut launch = Launch { file, size: 1, memory_mib: 64, cpus, cid: None, debug: false, ports };
         change(&mut launch);
-        let error = launch.start_on(&host, Box::new(|_| ControlFlow::Continue(()))).err().unwrap();
+        let error = launch.start_on(&host, Box::new(|_| ControlFlow::Continue(())), &|| false).err().unwrap();
         (error.code(), error.to_string(), error.help())
     };
     assert_eq!(launch(&|_| {}).0, "E-nitro-device");
@@ -223,7 +223,7 @@ fn a_device_of_another_kind_is_named_and_nothing_is_left() {
     let size = bytes.len() as u64;
     let ports = folder.path().join("ports");
     let launch = Launch { file, size, memory_mib: 64, cpus: Cpus::Count(1), cid: None, debug: false, ports };
-    let error = launch.start_on(&host, Box::new(|_| ControlFlow::Continue(()))).err().unwrap();
+    let error = launch.start_on(&host, Box::new(|_| ControlFlow::Continue(())), &|| false).err().unwrap();
     // The machine's vsock port may be in use by another test of this kind; pages are looked for after that.
     assert_eq!(error.code(), "E-nitro-hugepages", "{error}");
     let left: Vec<_> =

@@ -1,8 +1,8 @@
 //! The supervisor's socket: who may knock, what may be asked, and how to ask it.
 //!
 //! A client sends one word and a newline and reads until the end of the stream: `console` gives the console from its
-//! first kept byte until the enclave has ended, `logs` what there is of it now, and `stop` nothing until the end that it
-//! has asked for. How it ended is in the registry then.
+//! first kept byte until the enclave has ended, `logs` what there is of it now, and `stop` a newline, for it was heard,
+//! and nothing more until the end. How it ended is in the registry then.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -23,8 +23,10 @@ use super::journal::Journal;
 use super::stop::Stop;
 
 const NAME: &str = "control";
-/// Clients at a time; one more is sent away.
+/// Clients at a time; one more is sent away, unless it wants the end.
 const MAX_CLIENTS: usize = 64;
+/// Clients beyond those, of whom it is not known yet what they want.
+const RESERVE: usize = 16;
 /// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// When an accept that failed is tried again.
@@ -150,6 +152,8 @@ fn answer(listener: &UnixListener, shared: &Arc<Shared>) {
 struct Guest {
     stream: UnixStream,
     shared: Arc<Shared>,
+    /// One of [`RESERVE`].
+    extra: bool,
 }
 
 impl Drop for Guest {
@@ -165,11 +169,11 @@ impl Guest {
     fn admit(stream: UnixStream, shared: &Arc<Shared>) -> Option<Self> {
         let peer = socket_peercred(&stream).ok()?.uid;
         let mut clients = shared.clients();
-        if (peer != rustix::process::geteuid() && !peer.is_root()) || *clients >= MAX_CLIENTS {
+        if (peer != rustix::process::geteuid() && !peer.is_root()) || *clients >= MAX_CLIENTS + RESERVE {
             return None;
         }
         *clients += 1;
-        Some(Self { stream, shared: Arc::clone(shared) })
+        Some(Self { stream, shared: Arc::clone(shared), extra: *clients > MAX_CLIENTS })
     }
 
     fn serve(self) {
@@ -179,10 +183,12 @@ impl Guest {
 
     fn answer(&self) -> io::Result<()> {
         match self.question()? {
+            Some(Question::Console | Question::Logs) if self.extra => Ok(()),
             Some(Question::Console) => self.console(true),
             Some(Question::Logs) => self.console(false),
             Some(Question::Stop) => {
                 self.shared.stop.ask();
+                (&self.stream).write_all(b"\n")?;
                 self.shared.sleep(&[&self.stream], None);
                 Ok(())
             }

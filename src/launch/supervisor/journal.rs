@@ -16,6 +16,8 @@ pub const LIMIT: u64 = 1 << 20;
 const HALF: u64 = LIMIT / 2;
 const NEW: &str = "console";
 const OLD: &str = "console.old";
+/// For the moment between the two.
+const NEXT: &str = "console.next";
 
 /// A console that grows.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ impl Journal {
     /// # Errors
     /// The file cannot be made.
     pub fn create(folder: &Path) -> io::Result<Self> {
-        let new = create(folder)?;
+        let new = create(folder, NEW)?;
         let folder = folder.to_owned();
         Ok(Self(Mutex::new(Pages {
             folder,
@@ -114,16 +116,18 @@ impl Pages {
     }
 
     fn turn(&mut self) -> io::Result<()> {
+        // First what may fail: a file that has been moved away would be missed by each later try.
+        let new = create(&self.folder, NEXT)?;
         fs::rename(self.folder.join(NEW), self.folder.join(OLD))?;
-        let new = create(&self.folder)?;
+        fs::rename(self.folder.join(NEXT), self.folder.join(NEW))?;
         self.old = Some(std::mem::replace(&mut self.new, new));
         (self.base, self.middle) = (self.middle, self.end);
         Ok(())
     }
 }
 
-fn create(folder: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(folder.join(NEW))
+fn create(folder: &Path, name: &str) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(folder.join(name))
 }
 
 /// Whose bell rings when a journal has grown.

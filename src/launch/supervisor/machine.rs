@@ -5,11 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::registry::{End, Facts, Told};
+use super::stop::Stop;
 use super::{Ground, told};
 use crate::eif::Eif;
 use crate::launch::enclave::{self, Enclave, Host, Launch};
 use crate::launch::parts::Parts;
 use crate::launch::qemu::{self, Boot, Guest, Heartbeat};
+use crate::launch::vsock::STATUS_PORT;
 use crate::launch::{AppStatus, Ending, Outcome, Watcher};
 
 /// Bytes of a console that go with a refusal.
@@ -23,6 +25,8 @@ pub struct Order<'a> {
     pub debug: bool,
     /// Where launchers of this user share the parent's ports.
     pub run: &'a Path,
+    /// A start that takes its time is given up with this.
+    pub stop: &'a Stop,
 }
 
 /// A running enclave. Dropping it ends it.
@@ -62,12 +66,12 @@ pub enum Booted {
 impl Machine {
     /// `folder` is the enclave's own.
     pub fn start(order: Order<'_>, eif: &Eif, file: File, folder: &Path, watcher: Watcher) -> Result<Self, Told> {
-        let Order { on, cid, memory_mib, debug, run } = order;
+        let Order { on, cid, memory_mib, debug, run, stop } = order;
         match on {
             Ground::Nitro { cpus } => {
                 let size = eif.size();
                 let launch = Launch { file, size, memory_mib, cpus, cid, debug, ports: run.to_owned() };
-                match launch.start(watcher) {
+                match launch.start(watcher, &|| stop.asked()) {
                     Ok(enclave) => Ok(Self::Nitro(Box::new(enclave))),
                     Err(error) => Err(Told { errno: error.errno(), ..Told::from(&error) }),
                 }
@@ -143,23 +147,35 @@ impl Machine {
 
     /// Waits for its end. A boot that failed by itself is one of them.
     pub fn end(self) -> End {
-        let ended = match self {
-            Self::Qemu(guest) => guest.wait(None).map_err(told),
-            Self::Nitro(enclave) => enclave.wait(None).map_err(told),
+        let (ended, reports) = match self {
+            Self::Qemu(guest) => (guest.wait(None).map_err(told), true),
+            Self::Nitro(enclave) => {
+                let reports = enclave.reports();
+                (enclave.wait(None).map_err(told), reports)
+            }
         };
         match ended {
-            Ok(outcome) => verdict(&outcome),
+            Ok(outcome) => verdict(&outcome, reports),
             Err(told) => End::Failed(told),
         }
     }
 }
 
-fn verdict(outcome: &Outcome) -> End {
+/// `reports`: whether the application's end could be heard.
+fn verdict(outcome: &Outcome, reports: bool) -> End {
     match outcome.status {
         Some(AppStatus::Exited(status)) => return End::Exited(status),
         Some(AppStatus::Killed(signal)) => return End::Killed(signal),
         None if outcome.ending == Ending::Stopped => return End::Stopped,
         None => {}
+    }
+    if !reports && outcome.heartbeat && outcome.failure.is_none() {
+        let message = format!(
+            "the enclave has ended, and how its application ended is not known: another user's launcher has vsock port \
+             {STATUS_PORT} of this instance, where that is reported"
+        );
+        let help = vec!["in debug mode the console tells it too".into()];
+        return End::Failed(Told { code: "E-nitro-port".into(), message, help, errno: None });
     }
     let message = match &outcome.failure {
         Some(line) => format!("the application did not run to its end: {line}"),
@@ -178,4 +194,24 @@ fn last_lines(console: &[u8]) -> String {
         _ => tail.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1),
     };
     String::from_utf8_lossy(&tail[begin..]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_could_not_be_heard_is_no_failed_boot() {
+        let mut outcome =
+            Outcome { status: None, failure: None, heartbeat: true, console: Vec::new(), ending: Ending::Guest };
+        let code = |outcome: &Outcome, reports| match verdict(outcome, reports) {
+            End::Failed(told) => told.code,
+            other => format!("{other:?}"),
+        };
+        assert_eq!((code(&outcome, true), code(&outcome, false)), ("E-boot".into(), "E-nitro-port".into()));
+        outcome.status = Some(AppStatus::Exited(0));
+        assert_eq!(code(&outcome, false), "Exited(0)");
+        (outcome.status, outcome.heartbeat) = (None, false);
+        assert_eq!(code(&outcome, false), "E-boot");
+    }
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -44,6 +45,8 @@ pub use self::registry::{Backend, End, Entry, Error, Facts, Name, Registry, Row,
 
 /// The first CID that enclaves get (nitro-cli's, and the Nitro hypervisor's, so far as is known).
 const FIRST_CID: u32 = 16;
+/// Descriptors that a supervisor asks for: a guest may have a thousand connections, each with one here.
+const DESCRIPTORS: u64 = 4096;
 /// The owner's word that it wants to live without the enclave.
 pub const DETACH: u8 = b'd';
 
@@ -119,10 +122,20 @@ pub enum Reply {
 /// An owner that does not listen; it has been told all others.
 pub fn supervise(order: Order, run: &Path, owner: Owner) -> io::Result<()> {
     let Owner { words, console, mut replies } = owner;
+    ask_for_descriptors();
     let refused = |told: Told, console: String| Reply::Refused(told, console);
     match Supervisor::start(order, run, words, console) {
         Err(told) => tell(&mut replies, &refused(told, String::new())),
         Ok(supervisor) => supervisor.run(&mut replies),
+    }
+}
+
+fn ask_for_descriptors() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
+    if current.is_some_and(|current| current < wanted) {
+        // With fewer the guest gets fewer connections.
+        let _fewer = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
     }
 }
 
@@ -197,7 +210,7 @@ impl Supervisor {
 
     fn run(self, replies: &mut File) -> io::Result<()> {
         let Self { mut place, door, machine, stop, boot_limit, described } = self;
-        // It may run for months: no file system is kept from being unmounted.
+        // For the same reason for which QEMU runs there.
         let _stayed = std::env::set_current_dir("/");
         // An owner that does not listen is gone, and the enclave with it.
         let mut tell = |reply: &Reply| {
@@ -260,7 +273,7 @@ fn occupy(
     let door = door.map_err(failed("listening at the control socket"))?;
     place.publish().map_err(told)?;
     let watcher = watcher(journal, console, stop.clone());
-    let order = machine::Order { on: order.on, cid, memory_mib, debug: order.debug, run };
+    let order = machine::Order { on: order.on, cid, memory_mib, debug: order.debug, run, stop };
     let machine = Machine::start(order, eif, file, place.folder(), watcher)?;
     stop.set(machine.stopper());
     if let Some(granted) = machine.granted() {
@@ -270,6 +283,7 @@ fn occupy(
 }
 
 fn first_state(name: &str, order: &Order, memory_mib: u64, cids: &[u32]) -> Result<State, Told> {
+    let random = || random().map_err(failed("reading /dev/urandom"));
     let (backend, cid, cpu_ids, cpus, id) = match &order.on {
         // The driver says what it has granted.
         Ground::Nitro { .. } => (Backend::Nitro, order.cid.unwrap_or(0), Vec::new(), 0, String::new()),
@@ -281,16 +295,16 @@ fn first_state(name: &str, order: &Order, memory_mib: u64, cids: &[u32]) -> Resu
                 help: vec!["without --cid a free one is chosen".into()],
                 errno: None,
             })?;
-            let slot = random().map_err(failed("reading /dev/urandom"))?;
-            (Backend::Qemu, cid, (0..*cpus).collect(), *cpus, machine::id(&enclave::Host::default(), slot))
+            (Backend::Qemu, cid, (0..*cpus).collect(), *cpus, machine::id(&enclave::Host::default(), random()?))
         }
     };
     let facts = Facts { name: name.to_owned(), id, process: std::process::id(), cid, cpus, cpu_ids, memory_mib };
     let debug = order.debug || backend == Backend::Qemu;
-    Ok(State { facts, backend, debug, booted: false, measurements: None, described: None, end: None })
+    let (key, booted, measurements, described, end) = (random()?, false, None, None, None);
+    Ok(State { key, facts, backend, debug, booted, measurements, described, end })
 }
 
-/// What stands for the hypervisor's number of an enclave in QEMU: nobody else's.
+/// A number that is nobody else's.
 fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;

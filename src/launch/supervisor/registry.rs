@@ -10,6 +10,8 @@ use std::mem::ManuallyDrop;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,6 +25,8 @@ use crate::launch::private;
 pub const KEPT: usize = 32;
 /// Held by whoever changes the registry.
 const LOCK: &str = ".lock";
+/// When a stop that was turned away is asked for again.
+const RETRY: Duration = Duration::from_millis(100);
 /// Bytes of a name.
 const MAX_NAME: usize = 64;
 /// A state is some kilobytes; the metadata in it were bounded by the file they came from.
@@ -48,6 +52,9 @@ pub enum Error {
     /// Nothing is known of this name.
     #[error("there is no enclave named {0:?}")]
     Unknown(String),
+    /// The enclave has ended, and its folder is another one's.
+    #[error("enclave {0:?} has ended, and another one has its name now: how it ended is not known any more")]
+    Replaced(String),
     /// The operating system said no.
     #[error("{what}: {source}")]
     Io {
@@ -72,6 +79,7 @@ impl Refusal for Error {
             Self::Taken(_) => "E-enclave-taken",
             Self::Crashed(_) => "E-enclave-crashed",
             Self::Unknown(_) => "E-enclave-unknown",
+            Self::Replaced(_) => "E-enclave-replaced",
             Self::Io { .. } => "E-io",
         }
     }
@@ -82,6 +90,7 @@ impl Refusal for Error {
             Self::Taken(name) => vec!["--name gives another one".into(), format!("`eif stop {name}` ends it")],
             Self::Crashed(name) => vec![format!("`eif stop {name}` clears it away; `eif logs {name}` has its console")],
             Self::Unknown(_) => vec!["`eif ps --all` lists them".into()],
+            Self::Replaced(_) => vec!["an enclave's row is kept as long as nobody takes its name".into()],
             Self::Io { .. } => Vec::new(),
         }
     }
@@ -207,6 +216,8 @@ impl<E: Refusal> From<&E> for Told {
 /// What is known of an enclave.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct State {
+    /// Nobody else's, from before there is an id: another enclave of the same name has another one.
+    pub key: u64,
     /// What it has got.
     pub facts: Facts,
     /// What runs it.
@@ -221,6 +232,27 @@ pub struct State {
     pub described: Option<Value>,
     /// How it ended.
     pub end: Option<End>,
+}
+
+impl State {
+    /// Of an enclave whose state cannot be read, as one that another version of this program holds: its name, and that
+    /// it can be ended.
+    fn unreadable(folder: &Path) -> Self {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let facts = Facts { name, id: String::new(), process: 0, cid: 0, cpus: 0, cpu_ids: Vec::new(), memory_mib: 0 };
+        let (measurements, described, end) = (None, None, None);
+        Self { key: 0, facts, backend: Backend::Qemu, debug: false, booted: false, measurements, described, end }
+    }
+
+    /// What is written, so that it can be read: what a file says of itself may be nested deeper than a reader goes. Such
+    /// things are left out.
+    fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
+        let bytes = serde_json::to_vec(self)?;
+        match serde_json::from_slice::<Self>(&bytes) {
+            Ok(_) if bytes.len() as u64 <= MAX_STATE => Ok(bytes),
+            _ => serde_json::to_vec(&Self { described: None, ..self.clone() }),
+        }
+    }
 }
 
 /// A row of the list, in the names and the order of nitro-cli's `describe-enclaves`.
@@ -263,6 +295,8 @@ pub struct Entry {
     /// Where it stands.
     pub standing: Standing,
     folder: PathBuf,
+    /// What its supervisor holds a lock on: this file, whatever is in the folder later.
+    alive: File,
 }
 
 impl Registry {
@@ -352,9 +386,11 @@ impl Registry {
         let lock = self.lock()?;
         lock.lock().map_err(Error::io("locking", &self.folder))?;
         match Entry::read(entry.folder.clone())? {
+            // Another enclave has the name now.
+            Some(now) if now.state.key != entry.state.key => Ok(()),
             Some(now) if now.standing == Standing::Running => Err(Error::Taken(now.state.facts.name)),
-            Some(now) if now.state.facts.id == entry.state.facts.id => remove(&now.folder),
-            _ => Ok(()),
+            Some(now) => remove(&now.folder),
+            None => Ok(()),
         }
     }
 }
@@ -389,20 +425,31 @@ impl Entry {
             }
             Err(error) => return Err(Error::io("reading", &path)(error)),
         };
-        let state: State = serde_json::from_slice(&bytes).map_err(Error::io("reading", &path))?;
-        let alive = folder.join("alive");
-        let alive = match File::open(&alive) {
+        let state: State = serde_json::from_slice(&bytes).unwrap_or_else(|_| State::unreadable(&folder));
+        let path = folder.join("alive");
+        let alive = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("opening", &alive)(error)),
+            Err(error) => return Err(Error::io("opening", &path)(error)),
         };
-        let standing = match (&state.end, alive.try_lock_shared()) {
-            (Some(_), _) => Standing::Ended,
-            (None, Err(TryLockError::WouldBlock)) => Standing::Running,
-            (None, Err(TryLockError::Error(error))) => return Err(Error::io("locking", &path)(error)),
-            (None, Ok(())) => Standing::Crashed,
-        };
-        Ok(Some(Self { state, standing, folder }))
+        let mut entry = Self { state, standing: Standing::Ended, folder, alive };
+        if entry.state.end.is_none() {
+            entry.standing = if entry.is_gone()? { Standing::Crashed } else { Standing::Running };
+        }
+        Ok(Some(entry))
+    }
+
+    /// Whether its supervisor is gone.
+    fn is_gone(&self) -> Result<bool, Error> {
+        match self.alive.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(self.unlockable(error)),
+            Ok(()) => self.alive.unlock().map(|()| true).map_err(|error| self.unlockable(error)),
+        }
+    }
+
+    fn unlockable(&self, error: io::Error) -> Error {
+        Error::io("locking what is alive in", &self.folder)(error)
     }
 
     /// Whether its name cannot be taken.
@@ -449,21 +496,43 @@ impl Entry {
     /// # Errors
     /// [`Error::Io`].
     pub fn await_gone(&self) -> Result<(), Error> {
-        let path = self.folder.join("alive");
-        match File::open(&path).and_then(|file| file.lock_shared()) {
-            // Forgotten, so gone.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("locking", &path)(error)),
-            _ => Ok(()),
-        }
+        self.alive.lock_shared().and_then(|()| self.alive.unlock()).map_err(|error| self.unlockable(error))
     }
 
-    /// How it ended, read anew; `None` when it is not known: its supervisor died, or another enclave has the name.
+    /// Ends it, and waits until its supervisor is gone.
     ///
     /// # Errors
     /// [`Error::Io`].
+    pub fn stop(&self) -> Result<(), Error> {
+        while let Ok(mut answer) = self.ask(Question::Stop) {
+            // One byte says that it was heard; then nothing, until it is over.
+            let heard = io::copy(&mut answer, &mut io::sink()).is_ok_and(|bytes| bytes > 0);
+            if heard || self.is_gone()? {
+                break;
+            }
+            // It was turned away, as one client too many.
+            thread::sleep(RETRY);
+        }
+        self.await_gone()
+    }
+
+    /// What is known now, read anew; `None` when that is nothing more.
+    ///
+    /// # Errors
+    /// [`Error::Replaced`] when another enclave has the name, [`Error::Io`].
+    pub fn now(&self) -> Result<Option<State>, Error> {
+        match Self::read(self.folder.clone())? {
+            Some(now) if now.state.key != self.state.key => Err(Error::Replaced(now.state.facts.name)),
+            now => Ok(now.map(|now| now.state)),
+        }
+    }
+
+    /// How it ended, read anew; `None` when its supervisor died before it could say that.
+    ///
+    /// # Errors
+    /// As [`Entry::now`].
     pub fn end(&self) -> Result<Option<End>, Error> {
-        let now = Self::read(self.folder.clone())?;
-        Ok(now.filter(|now| now.state.facts.id == self.state.facts.id).and_then(|now| now.state.end))
+        Ok(self.now()?.and_then(|now| now.end))
     }
 }
 
@@ -551,7 +620,7 @@ impl Place {
     fn write(&self) -> Result<(), Error> {
         let path = self.folder.join("state.json");
         let written = self.folder.join("state.new");
-        let bytes = serde_json::to_vec(&self.state).map_err(Error::io("writing", &path))?;
+        let bytes = self.state.to_bytes().map_err(Error::io("writing", &path))?;
         fs::write(&written, bytes).and_then(|()| fs::rename(&written, &path)).map_err(Error::io("writing", &path))
     }
 
@@ -567,3 +636,7 @@ impl Place {
         let _left = fs::remove_dir_all(&self.folder);
     }
 }
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

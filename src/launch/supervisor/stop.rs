@@ -47,6 +47,11 @@ impl Stop {
         }
     }
 
+    /// Whether it has been uttered.
+    pub fn asked(&self) -> bool {
+        self.state().asked
+    }
+
     /// Says how the machine is ended; at once, if that is what was asked for meanwhile.
     pub fn set(&self, stopper: Stopper) {
         let mut state = self.state();

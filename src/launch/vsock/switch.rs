@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Resource, getrlimit};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::connection::{After, Connection, End, Ports};
@@ -23,7 +24,8 @@ use super::service::{Record, Service};
 
 /// CID of the parent, which is what an enclave talks to.
 pub const PARENT_CID: u64 = 3;
-/// Sockets that one guest can hold open on the host; more are refused.
+/// Sockets that one guest can hold open on the host; more are refused. Fewer where this process may have few descriptors,
+/// half of which are left for all else.
 pub const MAX_CONNECTIONS: usize = 1024;
 /// Refusals that wait for a receive buffer of the guest; a guest that provokes more gets no answer to the rest.
 const MAX_RESETS: usize = 1024;
@@ -80,6 +82,8 @@ pub struct Switch {
     /// Clients may be waiting in the listener's queue for a free slot.
     backlog: bool,
     slots: BTreeMap<u64, Slot>,
+    /// How many slots there may be.
+    most: usize,
     tokens: BTreeMap<Ports, u64>,
     ready: VecDeque<u64>,
     resets: VecDeque<Header>,
@@ -95,7 +99,9 @@ impl Switch {
         if let Some(listener) = &listener {
             add(&epoll, listener.as_raw_fd(), LISTENER)?;
         }
+        let descriptors = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
         Ok(Self {
+            most: descriptors.map_or(MAX_CONNECTIONS, |most| MAX_CONNECTIONS.min(most / 2)),
             config,
             record,
             epoll,
@@ -188,7 +194,7 @@ impl Switch {
     }
 
     fn insert(&mut self, slot: Slot) -> Option<u64> {
-        if self.slots.len() >= MAX_CONNECTIONS {
+        if self.slots.len() >= self.most {
             return None;
         }
         let token = self.next_token;
@@ -254,7 +260,7 @@ impl Switch {
 
     /// Takes clients of `<prefix>` while there is room for them; the others wait in the kernel's queue.
     fn accept(&mut self) {
-        while self.backlog && self.slots.len() < MAX_CONNECTIONS {
+        while self.backlog && self.slots.len() < self.most {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, _)) => {

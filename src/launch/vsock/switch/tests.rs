@@ -280,7 +280,7 @@ fn the_table_is_bounded_and_has_room_again() {
         bench.send(op, |header| (header.src_port, header.dst_port, header.flags) = (port, 9000, flags), &[]);
         bench.next_op()
     };
-    for port in 0..MAX_CONNECTIONS as u32 {
+    for port in 0..bench.switch.most as u32 {
         assert_eq!(beat(&mut bench, port, Op::Request, 0), Some((Op::Response, 0)));
     }
     assert_eq!(beat(&mut bench, 9_999, Op::Request, 0), Some((Op::Rst, 0)));
