@@ -134,6 +134,8 @@ pub struct Report {
     pub memory: u64,
     /// The same if the command line makes its root a ramfs.
     pub memory_ramfs: u64,
+    /// Whether files have extended attributes, which a ramfs would lose.
+    pub attributes: bool,
     /// What the user should know.
     pub warnings: Vec<Warning>,
     /// The image's own SBOM, where the plan has a place for it.
@@ -307,6 +309,9 @@ fn assemble_image<W: Write + Seek>(plan: &Plan, out: W, progress: &dyn Progress)
     warnings.extend(notes);
     if boot.foreign {
         warnings.extend(foreign_init(&process, &tree)?);
+    } else {
+        let ramfs = RootFs::of(boot.cmdline.as_bytes()) == RootFs::Ramfs;
+        warnings.extend(rootfs::attributes::settle(&mut tree, &image, ramfs)?);
     }
     warnings.extend(rootfs::lint(&tree, &spools, &image, plan.mtime == Mtime::Zero)?);
     strictly(plan, &warnings)?;
@@ -371,7 +376,8 @@ fn finish<W: Write + Seek>(
     let metadata = metadata(plan, &boot, &record)?;
     let (out, written, entries) = write(plan, &boot, &metadata, ramdisks, out, progress)?;
     let footprint = ramdisks.tree().footprint();
-    Ok((out, report(image, boot, record, written, entries, footprint, warnings)))
+    let attributes = ramdisks.tree().has_attributes() && !boot.foreign;
+    Ok((out, Report { attributes, ..report(image, boot, record, written, entries, footprint, warnings) }))
 }
 
 fn boot(plan: &Plan) -> Result<Boot, Error> {
@@ -593,6 +599,7 @@ fn report(
         entries,
         memory: need.least_mib(RootFs::of(boot.cmdline.as_bytes())),
         memory_ramfs: need.least_mib(RootFs::Ramfs),
+        attributes: false,
         ramdisks,
         unpacked,
         inodes,

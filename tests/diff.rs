@@ -3,8 +3,11 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 
 use common::TestEnv;
+use eif::eif::metadata::Facts;
+use eif::eif::{Metadata, Options, Writer};
 use eif_testdata::{Config, Image, fake_bzimage, parse_layers};
 use serde_json::{Value, json};
 
@@ -141,4 +144,39 @@ fn what_cannot_be_decided_has_its_own_status() {
     env.write("text.eif", "no enclave image");
     let _ = env.eif(&["diff", "a.eif", "text.eif"]).refused("E-eif-magic");
     let _ = env.eif(&["diff", "oci:a:latest", "oci:a:latest"]).code(2);
+}
+
+/// An `.eif` whose ramdisks have so many entries of one name.
+fn repeated(env: &TestEnv, name: &str, entries: usize) {
+    let entry = |name: &str, mode: u32| {
+        let fields = format!("070701{:08x}{mode:08x}{:016}{:08x}{:048}{:08x}{:08}", 1, 0, 1, 0, name.len() + 1, 0);
+        let mut bytes = [fields.as_bytes(), name.as_bytes(), b"\0"].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    let mut writer =
+        Writer::new(fs::File::create(env.path(name)).unwrap(), Options { arch: eif::Arch::X86_64, threads: 1 })
+            .unwrap();
+    writer.kernel(&mut &b"kernel"[..]).unwrap();
+    writer.cmdline(b"console=ttyS0").unwrap();
+    writer.metadata(&Metadata::new(Facts::default()).unwrap().to_bytes().unwrap()).unwrap();
+    for _ in 0..2 {
+        let mut ramdisk = writer.ramdisk().unwrap();
+        (0..entries).for_each(|_| ramdisk.write_all(&entry("a", 0o40_755)).unwrap());
+        ramdisk.write_all(&entry("TRAILER!!!", 0)).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[test]
+fn a_name_that_comes_again_and_again() {
+    let env = TestEnv::new();
+    repeated(&env, "few.eif", 3);
+    repeated(&env, "more.eif", 4);
+    let found = differences(&env, &["few.eif", "more.eif"]);
+    assert!(found.iter().any(|line| line.starts_with("ramdisk 1 a (again 3) ")), "{found:#?}");
+    assert!(!found.iter().any(|line| line.starts_with("ramdisk 1 a (again) ")), "{found:#?}");
+    repeated(&env, "many.eif", 50_000);
+    let words = ["60", env!("CARGO_BIN_EXE_eif"), "diff", "few.eif", "many.eif"];
+    let _ = env.run("timeout", &words).code(1);
 }

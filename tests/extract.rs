@@ -32,6 +32,7 @@ fn layer() -> Layer {
         .entry(Entry::file(&long, "long").mtime(1_700_000_000))
         .entry(Entry::symlink("longlink", "t".repeat(200)))
         .entry(Entry::file("bin/ping", "ping").mode(0o755).pax("SCHILY.xattr.security.capability", capability))
+        .entry(Entry::hardlink("a-ping", "bin/ping"))
 }
 
 fn image(layer: Layer) -> Image {
@@ -58,6 +59,17 @@ fn a_tree_that_was_given_back_measures_the_same() {
         let second = build(&env, "second", &image(again), further).json();
         assert_eq!(first["Measurements"], second["Measurements"]);
     }
+}
+
+/// A file may have a hundred thousand names.
+#[test]
+fn attributes_are_a_files_and_not_a_names() {
+    let env = TestEnv::new();
+    let _ = build(&env, "app", &image(layer()), &[]);
+    let bytes = fs::read(env.path("app.eif")).unwrap();
+    let record = b"\0/a-ping\0security.capability\x0020\0";
+    let count = |wanted: &[u8]| bytes.windows(wanted.len()).filter(|part| *part == wanted).count();
+    assert_eq!((count(record), count(b"\0security.capability\0")), (1, 1));
 }
 
 #[test]

@@ -400,4 +400,12 @@ fn one_file_cannot_be_two() {
     let _ = pull(&env, "localhost:1/app", &["--lock", "pulled.eif"]).code(2).says("pulled.eif");
     let build = ["build", "oci:image", "--kernel", "kernel", "-o", "x", "--report", "y", "--sbom", "y"];
     let _ = env.eif(&build).code(2).says("one file, y");
+    std::os::unix::fs::symlink("x", env.path("link")).unwrap();
+    env.write("x", "");
+    let here = env.path("x").display().to_string();
+    for other in ["./x", "../work/x", "link", &here] {
+        let build = ["build", "oci:image", "--kernel", "kernel", "-o", "x", "--lock", other];
+        let _ = env.eif(&build).code(2).says("two things cannot be written to one file");
+    }
+    assert_eq!(fs::read(env.path("x")).unwrap(), b"");
 }

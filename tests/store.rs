@@ -163,9 +163,12 @@ fn a_layer_that_was_kept_need_not_be_inflated() {
         assert_eq!(built("fourth.eif", &["--keep-layers"]), want);
         let mut tar = fs::read(&path).unwrap();
         assert_eq!(Digest::of(&tar), diff_id);
+        let tar_size = tar.len() as u64;
         damage(&mut tar);
         fs::write(&path, &tar).unwrap();
-        assert_eq!(built("fifth.eif", &[]), want);
+        // What the damaged one has drawn of the limit is given back.
+        let limit = fs::metadata(&path).unwrap().len().max(tar_size).to_string();
+        assert_eq!(built("fifth.eif", &["--max-unpacked", &limit]), want);
         assert!(!path.exists(), "a damaged layer is not kept");
     }
 }
@@ -189,6 +192,21 @@ fn a_layer_is_kept_whole_or_not_at_all() {
     let _ = env.eif(&build).refused("E-store");
     build.push("--no-cache".to_owned());
     let _ = env.eif(&build).code(2).says("cannot be used with");
+}
+
+/// Anybody can make such a folder in /tmp.
+#[test]
+fn a_pipe_in_place_of_a_lock_holds_nobody_up() {
+    let env = TestEnv::new();
+    let mut build = mislabelled(&env);
+    let folder = env.tmp().join("eif-store-x");
+    fs::create_dir(&folder).unwrap();
+    let _ = env.run("mkfifo", &[folder.join("lock")]).success();
+    build.extend(["app.eif", "--no-cache"].map(str::to_owned));
+    let words: Vec<&str> =
+        ["60", env!("CARGO_BIN_EXE_eif")].into_iter().chain(build.iter().map(String::as_str)).collect();
+    let _ = env.run("timeout", &words).success();
+    assert!(folder.exists());
 }
 
 /// Says `begun`, or how it ended, on stdout; what it does is in [`child`].

@@ -192,10 +192,15 @@ pub fn written() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
-/// One file cannot be two.
+/// One file cannot be two, however it is spelt.
 pub fn distinct<'a>(paths: impl IntoIterator<Item = Option<&'a Path>>) -> Result<(), Failure> {
+    let place = |path: &Path| {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let made = || Some(parent.canonicalize().ok()?.join(path.file_name()?));
+        path.canonicalize().ok().or_else(made).unwrap_or_else(|| path.to_owned())
+    };
     let mut seen = BTreeSet::new();
-    match paths.into_iter().flatten().find(|path| !seen.insert(*path)) {
+    match paths.into_iter().flatten().find(|path| !seen.insert(place(path))) {
         Some(path) => Err(Failure::usage(format!("two things cannot be written to one file, {}", path.display()))),
         None => Ok(()),
     }
@@ -229,7 +234,9 @@ pub fn tell(report: &Report, ui: &Ui) {
     }
     ui.note(&format!("file      {}", mib(report.size)));
     let ramfs = match report.memory_ramfs {
-        less if less < report.memory => format!(", {less} MiB with rootfstype=ramfs on the command line"),
+        less if less < report.memory && !report.attributes => {
+            format!(", {less} MiB with rootfstype=ramfs on the command line")
+        }
         _ => String::new(),
     };
     ui.note(&format!("memory    the enclave needs at least {} MiB{ramfs}", report.memory));

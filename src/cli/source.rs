@@ -47,7 +47,7 @@ pub struct SourceOptions {
     /// Refuse images that unpack to more (K, M, G are powers of 1024)
     #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = size)]
     max_unpacked: u64,
-    /// Refuse images whose layers have more entries
+    /// Refuse images whose layers have more entries; one counts once more for each 256 bytes that describe it
     #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
     max_entries: u64,
     /// Threads to use; has no influence on the bytes [default: as many as there are CPUs]

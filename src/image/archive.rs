@@ -4,7 +4,7 @@
 //! The `tar` crate reads the outer archive: its members' bytes are verified by digest, so where a crafted header could
 //! make two readers disagree, the digest decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
@@ -329,8 +329,13 @@ fn open_picked(archive: Archive, picked: &Saved, platform: &Platform) -> Result<
 /// several platforms or the two disagree on names.
 fn layout_digest(archive: &Archive, saved: &Saved) -> Result<Option<Digest>, Error> {
     let index: oci_spec::image::ImageIndex = json(&named(archive, "index.json")?, "index.json")?;
+    let mut seen = BTreeSet::new();
     for entry in index.manifests() {
         let Ok(digest) = entry.digest().as_ref().parse::<Digest>() else { continue };
+        // An index may name one blob a million times.
+        if !seen.insert(digest) {
+            continue;
+        }
         let name = manifest::blob_name(&digest);
         let Some(file) = archive.open(&name)? else { continue };
         if file.size > JSON_LIMIT {

@@ -394,11 +394,15 @@ impl Drop for Partial {
 }
 
 /// Removes the private stores of processes that were killed: nobody holds their locks. Others' folders cannot be
-/// looked into and stay.
+/// looked into and stay, and so does what only looks like one: a pipe in place of the lock would hold up who opens it.
 fn sweep(scratch: &Path) {
     let Ok(entries) = fs::read_dir(scratch) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PRIVATE)) {
         let folder = entry.path();
+        let there = fs::symlink_metadata(folder.join("lock"));
+        if !there.is_ok_and(|found| found.is_file()) {
+            continue;
+        }
         let Ok(lock) = fs::File::open(folder.join("lock")) else { continue };
         // Its owner makes `blobs` under the lock: without it the folder may be a second old.
         if lock.try_lock().is_ok() && folder.join("blobs").is_dir() {

@@ -1,5 +1,6 @@
 //! Ramdisk 2: the image's file system below `rootfs`, and beside it what the init shall run.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
@@ -187,7 +188,12 @@ fn record(process: &Process) -> Vec<u8> {
 /// specification, is the init's (`eif_init::xattrs`).
 fn attributes(tree: &Tree) -> Option<Vec<u8>> {
     let mut records: Vec<(Vec<u8>, &[u8], &[u8])> = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut take = |path: &[u8], id| {
+        // They are the file's: its first name brings them to all.
+        if !seen.insert(id) {
+            return;
+        }
         let xattrs = tree.get(id).and_then(|inode| inode.xattrs.as_deref()).into_iter().flatten();
         records.extend(xattrs.map(|(name, value)| ([b"/", path].concat(), &**name, &**value)));
     };

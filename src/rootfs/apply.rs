@@ -121,12 +121,24 @@ impl Apply<'_> {
     /// What the symlink led to is not what a whiteout in that directory means: `rm link && mkdir link` makes an opaque
     /// directory.
     fn is_replaced(&mut self, path: &[u8], own: &BTreeSet<&[u8]>) -> bool {
-        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        let prefixes = slashes.chain([path.len()]).filter_map(|end| path.get(..end));
-        prefixes.filter(|prefix| own.contains(prefix)).any(|prefix| {
-            let inode = self.lookup(prefix).ok().flatten().and_then(|id| self.tree.get(id));
-            inode.is_some_and(|inode| matches!(inode.kind, Kind::Symlink(_)))
-        })
+        // One walk, whatever the depth, on which `own` is asked about symlinks alone: there are few on a way.
+        let mut walk = Descent { stack: vec![ROOT], symlinks: 0, first: None };
+        let mut end = 0_usize;
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            end = end.saturating_add(name.len());
+            let here = walk.stack.last().copied().unwrap_or(ROOT);
+            let entry = self.tree.directory(here).and_then(|names| names.get(name));
+            let inode = entry.and_then(|entry| self.tree.get(entry.inode));
+            let is_link = inode.is_some_and(|inode| matches!(inode.kind, Kind::Symlink(_)));
+            if is_link && path.get(..end).is_some_and(|prefix| own.contains(prefix)) {
+                return true;
+            }
+            if !matches!(walk.descend(self.tree, self.layer, name, &Missing::Stop), Ok(Some(_))) {
+                return false;
+            }
+            end = end.saturating_add(1);
+        }
+        false
     }
 
     fn put(&mut self, path: &Path, node: Node) -> Result<(), EntryFault> {

@@ -175,6 +175,9 @@ pub enum StreamFault {
         /// A header, a body.
         what: &'static str,
     },
+    /// The compressed stream ends before the tar does.
+    #[error("the {0} stream is cut off")]
+    CutOff(image::Compression),
     /// A tar header that is none.
     #[error("bad tar header at offset {offset}: {why}")]
     BadTar {
@@ -304,7 +307,7 @@ impl EntryFault {
 impl StreamFault {
     fn code(&self) -> &'static str {
         match self {
-            StreamFault::Truncated { .. } => "E-truncated",
+            StreamFault::Truncated { .. } | StreamFault::CutOff(_) => "E-truncated",
             StreamFault::BadTar { .. } => "E-bad-tar",
             StreamFault::BadCompression { .. } => "E-bad-compression",
             StreamFault::ForeignCompression(_) => "E-media-type",

@@ -1,5 +1,6 @@
 //! From a tar's entries to changes of a tree. Knows names and whiteouts, knows no tree.
 
+use std::cell::Cell;
 use std::io::BufRead;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +8,10 @@ use super::entries::{Body, Entries, Fault, TarEntry};
 use super::error::EntryFault;
 use super::lint::{check_path, check_target};
 use super::load::Limits;
-use super::tree::{Content, Kind, Metadata, Xattrs};
+use super::tree::{Content, Extent, Kind, Metadata, Piece, Xattrs};
+
+/// Bytes of names, attributes and pieces for which an entry counts once more.
+const WEIGHT: u64 = 256;
 
 /// A path from the root, without empty, `.` and `..` components.
 pub(super) type Path = Box<[u8]>;
@@ -50,14 +54,48 @@ impl Budget {
         Self { stored: unpacked.into(), unpacked: unpacked.into(), entries: entries.into(), depth }
     }
 
-    /// Whether so many bytes more may be spooled.
-    pub(super) fn take_stored(&self, bytes: u64) -> bool {
-        take(&self.stored, bytes)
+    /// Begins the reading of a layer.
+    pub(super) fn open(&self) -> Tab<'_> {
+        Tab { budget: self, stored: Cell::new(0), unpacked: Cell::new(0), entries: Cell::new(0) }
     }
 }
 
-fn take(left: &AtomicU64, amount: u64) -> bool {
-    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(amount)).is_ok()
+/// What one reading of a layer has drawn. It is given back unless it is kept: a layer may be read again.
+pub(super) struct Tab<'a> {
+    budget: &'a Budget,
+    stored: Cell<u64>,
+    unpacked: Cell<u64>,
+    entries: Cell<u64>,
+}
+
+impl Tab<'_> {
+    /// Whether so many bytes more may be spooled.
+    pub(super) fn take_stored(&self, bytes: u64) -> bool {
+        take(&self.budget.stored, &self.stored, bytes)
+    }
+
+    /// The reading was the last one.
+    pub(super) fn keep(self) {
+        let Self { stored, unpacked, entries, .. } = &self;
+        [stored, unpacked, entries].into_iter().for_each(|drawn| drawn.set(0));
+    }
+}
+
+impl Drop for Tab<'_> {
+    fn drop(&mut self) {
+        let Budget { stored, unpacked, entries, .. } = self.budget;
+        for (left, drawn) in [(stored, &self.stored), (unpacked, &self.unpacked), (entries, &self.entries)] {
+            left.fetch_add(drawn.get(), Ordering::Relaxed);
+        }
+    }
+}
+
+fn take(left: &AtomicU64, drawn: &Cell<u64>, amount: u64) -> bool {
+    let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(amount)).is_ok();
+    if taken {
+        drawn.set(drawn.get().saturating_add(amount));
+    }
+    taken
 }
 
 /// Why a layer was not read to its end.
@@ -82,25 +120,38 @@ pub(super) type Meaning<C> = fn(TarEntry, u32, usize) -> Result<Option<C>, Entry
 pub(super) fn read<R: BufRead, C>(
     entries: &mut Entries<R>,
     layer: u32,
-    budget: &Budget,
+    tab: &Tab<'_>,
     meaning: Meaning<C>,
 ) -> Result<Vec<C>, Stop> {
     let mut changes = Vec::new();
     while let Some(entry) = entries.next()? {
-        if !take(&budget.entries, 1) {
+        if !take(&tab.budget.entries, &tab.entries, cost(&entry)) {
             return Err(Stop::TooManyEntries);
         }
         if let Body::File { size, .. } = &entry.body
-            && !take(&budget.unpacked, *size)
+            && !take(&tab.budget.unpacked, &tab.unpacked, *size)
         {
             return Err(Stop::TooManyBytes);
         }
         let name = entry.name.clone();
-        if let Some(change) = meaning(entry, layer, budget.depth).map_err(|fault| Fault::Entry(name, fault))? {
+        if let Some(change) = meaning(entry, layer, tab.budget.depth).map_err(|fault| Fault::Entry(name, fault))? {
             changes.push(change);
         }
     }
     Ok(changes)
+}
+
+/// For how many entries one counts: the limit bounds the memory, too.
+fn cost(entry: &TarEntry) -> u64 {
+    let body = match &entry.body {
+        Body::Symlink(target) | Body::HardLink(target) => target.len(),
+        Body::File { extent: Extent::Sparse(pieces), .. } => size_of_val::<[Piece]>(pieces),
+        _ => 0,
+    };
+    let xattrs = entry.xattrs.iter().flat_map(|xattrs| xattrs.iter());
+    let parts = xattrs.map(|(name, value)| name.len().saturating_add(value.len()));
+    let bytes = parts.fold(entry.name.len().saturating_add(body), usize::saturating_add);
+    (bytes as u64 / WEIGHT).saturating_add(1)
 }
 
 /// What an entry does where no layer is below: whiteouts have no place.

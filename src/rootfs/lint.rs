@@ -12,7 +12,7 @@ use crate::{Warning, escaped};
 /// NAME_MAX of Linux, in bytes.
 const COMPONENT: usize = 255;
 /// PATH_MAX of Linux with the NUL, in bytes; newc's name size counts it too.
-const PATH: usize = 4096;
+pub(super) const PATH: usize = 4096;
 /// What stands before every name in the ramdisk.
 const PREFIX: usize = "rootfs/".len();
 
@@ -147,6 +147,11 @@ impl Tree {
             }
         }
         names
+    }
+
+    /// Whether anything that has a name has extended attributes.
+    pub fn has_attributes(&self) -> bool {
+        self.has_inode(|inode| inode.links > 0 && inode.xattrs.is_some())
     }
 
     /// The root's own owner and mode.

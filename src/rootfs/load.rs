@@ -13,7 +13,7 @@ use super::ahead::{Chunks, Stages};
 use super::apply::{Note, NoteKind, apply};
 use super::entries::{Entries, Fault, is_header};
 use super::error::{EntryFault, Error, StreamFault};
-use super::layer::{self, Budget, Meaning, Stop};
+use super::layer::{self, Budget, Meaning, Stop, Tab};
 use super::spool::{OverLimit, Spool, Spooled, Spools, Tee, WriteFailed};
 use super::tree::Tree;
 use crate::image::{self, Compression, Digest, Image, Layer, Verified};
@@ -33,7 +33,8 @@ const FOR_A_LAYER: usize = 3;
 pub struct Limits {
     /// Bytes of all layers as plain tars; likewise bytes in all their files, holes included.
     pub unpacked: u64,
-    /// Entries of all layers; likewise inodes, since an entry may make directories on its way.
+    /// Entries of all layers; likewise inodes, since an entry may make directories on its way. One counts once more for
+    /// each 256 bytes of its names, attributes and pieces of a sparse file.
     pub entries: u64,
     /// Components of a path.
     pub depth: usize,
@@ -259,10 +260,11 @@ struct Reading<'a, 'env, C> {
 }
 
 /// What a plain tar had.
-struct Tar<C> {
+struct Tar<'a, C> {
     changes: Vec<C>,
     spool: Spool,
     digest: Digest,
+    tab: Tab<'a>,
 }
 
 impl<'env, C> Reading<'_, 'env, C> {
@@ -273,7 +275,7 @@ impl<'env, C> Reading<'_, 'env, C> {
             Some(Err(_)) => image.discard_unpacked(index).map(|()| None)?,
             read => read.and_then(Result::ok),
         };
-        let (format, packed, Tar { changes, spool, digest }) = match kept {
+        let (format, packed, Tar { changes, spool, digest, tab }) = match kept {
             Some(tar) => {
                 let head = image.layer_head(index)?;
                 (format_of(&head, self.label)?, image.layer_size(index)?, tar)
@@ -302,6 +304,7 @@ impl<'env, C> Reading<'_, 'env, C> {
             Warning::new("W-media-type", text)
         });
         let warnings = mislabelled.into_iter().chain(swollen(self.label, packed, spool.len)).collect();
+        tab.keep();
         Ok(Indexed { changes, spool, diff_id: digest, warnings })
     }
 
@@ -311,14 +314,14 @@ impl<'env, C> Reading<'_, 'env, C> {
         stored: impl Read + Send + 'env,
         spool: Spool,
         blob: Option<Digest>,
-    ) -> Result<(Compression, Tar<C>), Error> {
+    ) -> Result<(Compression, Tar<'_, C>), Error> {
         let (format, plain) = decoded(stored, self.label, self.stages)?;
         let known = blob.filter(|_| format == Compression::None);
         Ok((format, self.tar(plain, format, spool, known)?))
     }
 
     /// A layer that was kept unpacked, and has to have this digest.
-    fn kept(&self, file: File, digest: Digest) -> Result<Tar<C>, Error> {
+    fn kept(&self, file: File, digest: Digest) -> Result<Tar<'_, C>, Error> {
         let explain = self.explain(Compression::None);
         let spool = Spool::kept(file.try_clone().map_err(|error| explain.io(error))?);
         let checked = Verified::new(file, digest, None, self.label.to_owned());
@@ -327,13 +330,20 @@ impl<'env, C> Reading<'_, 'env, C> {
     }
 
     /// `known` is the digest that `plain` fails without.
-    fn tar(&self, plain: Chunks, format: Compression, spool: Spool, known: Option<Digest>) -> Result<Tar<C>, Error> {
+    fn tar(
+        &self,
+        plain: Chunks,
+        format: Compression,
+        spool: Spool,
+        known: Option<Digest>,
+    ) -> Result<Tar<'_, C>, Error> {
         let explain = self.explain(format);
-        let mut entries = Entries::new(Tee::new(plain, spool, self.budget, known));
-        let changes = layer::read(&mut entries, self.number, self.budget, self.meaning);
+        let tab = self.budget.open();
+        let mut entries = Entries::new(Tee::new(plain, spool, &tab, known));
+        let changes = layer::read(&mut entries, self.number, &tab, self.meaning);
         let changes = changes.map_err(|stop| explain.stop(stop))?;
         let (spool, digest) = entries.into_inner().finish().map_err(|error| explain.io(error))?;
-        Ok(Tar { changes, spool, digest })
+        Ok(Tar { changes, spool, digest, tab })
     }
 
     fn explain(&self, format: Compression) -> Explain<'_> {
@@ -433,10 +443,8 @@ impl Explain<'_> {
         };
         let fault = match self.format {
             _ if source.raw_os_error().is_some() => StreamFault::Io(source),
-            _ if source.kind() == io::ErrorKind::UnexpectedEof => {
-                StreamFault::Truncated { offset: 0, what: "the compressed stream" }
-            }
             Compression::None => StreamFault::Io(source),
+            format if source.kind() == io::ErrorKind::UnexpectedEof => StreamFault::CutOff(format),
             format => StreamFault::BadCompression { format, why: source.to_string() },
         };
         Error::Stream { layer: self.label.to_owned(), fault }

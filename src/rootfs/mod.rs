@@ -7,6 +7,7 @@
 
 mod ahead;
 mod apply;
+pub mod attributes;
 pub mod docker;
 mod entries;
 mod error;

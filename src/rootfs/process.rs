@@ -10,8 +10,9 @@ use eif_init::lookup::DEFAULT_PATH;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::lint;
 use super::spool::Spools;
-use super::tree::{InodeId, Kind, Metadata, Tree};
+use super::tree::{Inode, Kind, Metadata, Tree};
 use crate::Warning;
 use crate::image::{Config, Process};
 
@@ -124,6 +125,7 @@ fn environment(
     }
     for (name, value) in [("PATH", DEFAULT_PATH), ("HOME", home), ("HOSTNAME", HOSTNAME), ("TERM", TERM)] {
         if !places.contains_key(name) {
+            no_nul(value, || format!("{name}, from /etc/passwd"))?;
             env.push(format!("{name}={value}"));
         }
     }
@@ -149,23 +151,32 @@ fn working_directory(wanted: &str, tree: &mut Tree) -> Result<String, Error> {
     Ok(path)
 }
 
+/// Folders in PATH that are looked into.
+const FOLDERS: usize = 1024;
+
 /// A program that cannot start is not refused: the init will say so. But the user should know now.
 fn program_warning(argv: &[String], env: &[String], cwd: &str, tree: &Tree) -> Option<Warning> {
     let program = argv.first()?;
     let path = env.iter().find_map(|item| item.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
-    let candidates: Vec<String> = if program.contains('/') {
-        vec![join(cwd, program)]
-    } else {
-        path.split(':').map(|folder| join(&join(cwd, folder), program)).collect()
-    };
-    let found: Vec<InodeId> = candidates.iter().filter_map(|path| tree.resolve(path.as_bytes())).collect();
-    let executable = |id: &InodeId| {
-        tree.get(*id).is_some_and(|inode| matches!(inode.kind, Kind::File(_)) && inode.metadata.mode & 0o111 != 0)
-    };
-    if found.iter().any(executable) && !program.is_empty() {
+    // Nobody has so many folders, and each is a walk through the tree.
+    if path.split(':').nth(FOLDERS).is_some() {
         return None;
     }
-    let why = if found.is_empty() { "is not in the image" } else { "has no execute bit or is no file" };
+    let folders = if program.contains('/') { "" } else { path };
+    let mut found = false;
+    for folder in folders.split(':') {
+        // Beyond the kernel's longest path there is nothing.
+        if [cwd, folder, program].into_iter().map(str::len).fold(2, usize::saturating_add) > lint::PATH {
+            continue;
+        }
+        let Some(id) = tree.resolve(join(&join(cwd, folder), program).as_bytes()) else { continue };
+        found = true;
+        let executable = |inode: &Inode| matches!(inode.kind, Kind::File(_)) && inode.metadata.mode & 0o111 != 0;
+        if !program.is_empty() && tree.get(id).is_some_and(executable) {
+            return None;
+        }
+    }
+    let why = if found { "has no execute bit or is no file" } else { "is not in the image" };
     Some(Warning::new("W-program", format!("the program `{program}` {why}: the enclave will end at once")))
 }
 

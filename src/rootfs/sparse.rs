@@ -6,7 +6,7 @@
     clippy::unwrap_used
 )]
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 
 use super::pax::{Records, number};
 use super::tree::{Extent, Piece};
@@ -36,6 +36,10 @@ impl Sparse {
             let Some(key) = key.strip_prefix(b"GNU.sparse.") else { continue };
             sparse.seen = true;
             sparse.take(key, value).ok_or("a GNU.sparse record that cannot be read")?;
+        }
+        // The map in the body would be added to the other one, and would never be complete.
+        if sparse.map_in_body && !sparse.pieces.is_empty() {
+            return Err("GNU.sparse records of two formats".to_owned());
         }
         Ok(sparse.seen.then_some(sparse))
     }
@@ -73,7 +77,9 @@ impl Sparse {
             if body.saturating_sub(taken) < 512 {
                 return Ok(Err("the sparse map is longer than the file".to_owned()));
             }
-            reader.read_exact(&mut block)?;
+            if io::copy(&mut (&mut *reader).take(512), &mut &mut block[..])? < 512 {
+                return Ok(Err("the tar ends within a sparse map".to_owned()));
+            }
             taken = taken.saturating_add(512);
             for byte in block {
                 if byte != b'\n' {

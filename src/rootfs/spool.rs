@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
-use super::layer::Budget;
+use super::layer::Tab;
 use super::tree::{Content, Extent, Tree};
 use crate::image::Digest;
 use crate::output::Output;
@@ -38,17 +38,17 @@ enum Sum {
 pub(super) struct Tee<'a, R> {
     inner: R,
     spool: Spool,
-    budget: &'a Budget,
+    tab: &'a Tab<'a>,
     sum: Sum,
     /// How many of the bytes that `inner` gives next have passed.
     passed: usize,
 }
 
 impl<'a, R: BufRead> Tee<'a, R> {
-    /// Copies to `spool` as much as the budget has. `known` is the digest where `inner` fails unless it has that.
-    pub(super) fn new(inner: R, spool: Spool, budget: &'a Budget, known: Option<Digest>) -> Self {
+    /// Copies to `spool` as much as may be drawn. `known` is the digest where `inner` fails unless it has that.
+    pub(super) fn new(inner: R, spool: Spool, tab: &'a Tab<'a>, known: Option<Digest>) -> Self {
         let sum = known.map_or_else(|| Sum::Running(Sha256::new()), Sum::Known);
-        Self { inner, spool, budget, sum, passed: 0 }
+        Self { inner, spool, tab, sum, passed: 0 }
     }
 
     /// Reads what is left, so that every check at the end is made; gives the spool and the SHA-256 of it.
@@ -73,7 +73,7 @@ impl<R: BufRead> BufRead for Tee<'_, R> {
         let bytes = self.inner.fill_buf()?;
         let fresh = bytes.get(self.passed..).unwrap_or_default();
         if !fresh.is_empty() {
-            if !self.budget.take_stored(fresh.len() as u64) {
+            if !self.tab.take_stored(fresh.len() as u64) {
                 return Err(io::Error::other(OverLimit));
             }
             if let Sum::Running(hasher) = &mut self.sum {

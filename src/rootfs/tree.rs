@@ -158,6 +158,10 @@ impl Tree {
         self.inodes.iter_mut().map(|inode| &mut inode.metadata)
     }
 
+    pub(super) fn has_inode(&self, wanted: impl Fn(&Inode) -> bool) -> bool {
+        self.inodes.iter().any(wanted)
+    }
+
     /// The contents of all files that have a name.
     pub(super) fn contents(&self) -> impl Iterator<Item = &Content> {
         self.inodes.iter().filter(|inode| inode.links > 0).filter_map(|inode| match &inode.kind {

@@ -12,8 +12,8 @@ use std::io::Read;
 
 use sha2::{Digest as _, Sha256};
 
-use super::Error;
 use super::contents::{Archive, body, open, path};
+use super::{Error, MAX_ENTRIES};
 use crate::eif::{Eif, Source};
 use crate::escaped;
 use crate::initramfs::newc::{self, Entry, Header, Reader, file_type};
@@ -89,12 +89,17 @@ impl Index {
     /// The entries of ramdisk `number`, from 1.
     pub(super) fn ramdisk<S: Source>(eif: &Eif<S>, number: usize) -> Result<Self, Error> {
         let mut index = Self::default();
+        let mut again: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
         each(eif, Some(number), |number, entry, reader| {
-            let mut path = path(&entry.name);
-            index.order.push(path.clone());
-            // A name may come again: both entries are looked at.
+            let name = path(&entry.name);
+            index.order.push(name.clone());
+            // A name may come again: all its entries are looked at.
+            let mut path = name.clone();
             while index.nodes.contains_key(&path) {
-                path.extend_from_slice(b" (again)");
+                let count = again.entry(name.clone()).or_default();
+                *count = count.saturating_add(1);
+                let further = if *count > 1 { format!(" (again {count})") } else { " (again)".to_owned() };
+                path = [&name, further.as_bytes()].concat();
             }
             index.add(number, path, &entry, reader)
         })?;
@@ -210,7 +215,12 @@ fn each<'a, S: Source>(
             newc::Error::Io(error) => Error::Read(error),
             source => Error::Ramdisk { number, source },
         };
+        let mut count = 0_usize;
         while let Some(entry) = reader.next().map_err(broken)? {
+            count = count.saturating_add(1);
+            if count > MAX_ENTRIES {
+                return Err(Error::TooManyEntries { number });
+            }
             visit(number, entry, &mut reader).map_err(broken)?;
         }
     }

@@ -41,6 +41,9 @@ pub use remeasure::{NitroProof, nitro_cli_plan};
 pub use source::Tools;
 pub use tarball::rootfs;
 
+/// Entries of a ramdisk that are compared at most. A tmpfs in 64 GiB of memory has as many inodes.
+const MAX_ENTRIES: usize = 8 << 20;
+
 /// Whether `equal` holds for each piece of two streams and its place; it is told when one is shorter than the other.
 fn chunks(mut one: impl Read, mut other: impl Read, equal: impl Fn(u64, &[u8], &[u8]) -> bool) -> io::Result<bool> {
     let (mut a, mut b) = (Chunk::new(), Chunk::new());
@@ -88,6 +91,12 @@ pub enum Error {
         /// The compressor.
         name: &'static str,
     },
+    /// A ramdisk has more entries than an enclave has inodes: an index of them would fill the memory.
+    #[error("ramdisk {number} has more than {MAX_ENTRIES} entries")]
+    TooManyEntries {
+        /// Which one, from 1.
+        number: usize,
+    },
     /// No ramdisk has an application's tree.
     #[error("no ramdisk has a folder `rootfs`")]
     NoRootfs,
@@ -122,6 +131,7 @@ impl Refusal for Error {
             Error::Read(_) | Error::Write(_) => "E-io",
             Error::Ramdisk { source, .. } => source.code(),
             Error::Format { .. } => "E-ramdisk-format",
+            Error::TooManyEntries { .. } => "E-ramdisk-entries",
             Error::NoRootfs => "E-rootfs",
             Error::Name { .. } => "E-name",
             Error::Xattrs(_) => "E-xattrs",
@@ -135,6 +145,7 @@ impl Refusal for Error {
             Error::Eif(error) => return error.help(),
             Error::Ramdisk { source, .. } => return source.help(),
             Error::Format { .. } => "`eif extract FILE -C DIR` gives it as it is, for another tool to unpack",
+            Error::TooManyEntries { .. } => "the file was made to mislead: no enclave could boot it",
             Error::NoRootfs => "the file keeps its application elsewhere: `eif inspect FILE --files` lists it",
             Error::Exists(_) => "pass --force to replace it",
             Error::Name { .. } | Error::Xattrs(_) => "the file was made to mislead, or is broken",

@@ -21,10 +21,8 @@ use super::contents::{Archive, body, open, path};
 use crate::eif::{Eif, Source};
 use crate::image::record::{Attribute, Record};
 use crate::initramfs::newc::{Entry, Reader, file_type};
+use crate::rootfs::attributes::MOST as MAX_XATTRS;
 use crate::{Warning, escaped};
-
-/// The file `xattrs` is read up to this size, in bytes.
-const MAX_XATTRS: u32 = 64 << 20;
 
 /// Which file a name is one of: ramdisk, archive, file system, inode.
 type Identity = (usize, u32, (u32, u32), u32);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use eif::rootfs::Limits;
 use eif_testdata::{Compression, Config, DockerArchive, Entry, Image, Layer, OciLayout, layers};
 use proptest::prelude::*;
+use serde_json::json;
 
 use crate::common::TestEnv;
 use crate::world::{Ask, Refused, Unpacked, layer, refused};
@@ -88,6 +89,26 @@ fn entries_without_end() {
     refused(with_limits(MIB, 1000).layers(vec![Layer::from_tar(records)]), "E-too-large", "bytes");
 }
 
+/// The limit of entries bounds the memory, and so what describes them counts.
+#[test]
+fn entries_that_weigh() {
+    let heavy = || layer([Entry::file("a", "").pax("SCHILY.xattr.user.a", "v".repeat(1 << 16))]);
+    refused(with_limits(MIB, 257 - 1).layers(heavy()), "E-too-large", "256 entries");
+    assert!(with_limits(MIB, 257).layers(heavy()).is_ok());
+    // A piece of 16 bytes and more in memory for a few bytes in the stream.
+    let pieces: String = (0..1000).map(|n| format!("{},1,", 2 * n)).collect();
+    let sparse = |n| {
+        let entry = Entry::file(n, vec![1; 1000]).pax("GNU.sparse.size", "2000");
+        entry.pax("GNU.sparse.map", pieces.trim_end_matches(','))
+    };
+    refused(with_limits(MIB, 90).layers(layer([sparse("a")])), "E-too-large", "90 entries");
+    assert!(with_limits(MIB, 100).layers(layer([sparse("a")])).is_ok());
+    // Two maps in one: the one in the body would never be complete.
+    let body = [b"0\n1\n1\n".to_vec(), vec![b'\n'; 506]].concat();
+    let both = Entry::file("a", body).pax("GNU.sparse.major", "1").pax("GNU.sparse.map", "0,0");
+    refused(Ask::default().layers(layer([both])), "E-bad-tar", "two formats");
+}
+
 /// What stays in memory is bounded: a name, a target and an attribute have the kernel's lengths.
 #[test]
 fn names_without_end() {
@@ -113,6 +134,39 @@ fn quadratic_ways_through_a_layer() {
     let twice = (0..count).flat_map(|n| [Entry::file(format!("f{n}"), ""), Entry::file(format!("f{n}"), "")]);
     let unpacked = Ask::default().layers(layer(twice)).unwrap();
     assert!(unpacked.warnings.len() <= 20, "{} warnings", unpacked.warnings.len());
+    // Whiteouts as deep as a path can be, in directories that this layer has too.
+    let deep: Vec<String> = (1..1990).map(|n| "a/".repeat(n)).collect();
+    let last = deep.last().unwrap();
+    let lower = layer([Entry::dir(last)]).remove(0);
+    let whiteouts = (0..2000).map(|_| Entry::file(format!("{last}.wh.x"), ""));
+    let upper = layer(deep.iter().map(Entry::dir).chain(whiteouts)).remove(0);
+    let unpacked = Ask::default().layers(vec![lower, upper]).unwrap();
+    assert_eq!(unpacked.tree.len(), deep.len());
+    let took = processor_time() - started;
+    assert!(took < Duration::from_secs(60), "{took:?}");
+}
+
+/// An index may name one document as often as it likes.
+#[test]
+fn one_document_many_times() {
+    let env = TestEnv::new();
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        archive.append_data(&mut header, name, bytes).unwrap();
+    };
+    let document = format!("[{}0]", "0,".repeat(500_000));
+    let digest = eif_testdata::sha256(document.as_bytes());
+    let entry = json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 1 });
+    add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    add(&format!("blobs/{}", digest.replace(':', "/")), document.as_bytes());
+    add("index.json", json!({ "schemaVersion": 2, "manifests": vec![entry; 10_000] }).to_string().as_bytes());
+    add("manifest.json", br#"[{"Config":"c.json","Layers":[]}]"#);
+    env.write("a.tar", archive.into_inner().unwrap());
+    let started = processor_time();
+    let reference = format!("docker-archive:{}", env.path("a.tar").display());
+    assert!(Ask::default().reference(&reference, &env).is_err());
     let took = processor_time() - started;
     assert!(took < Duration::from_secs(60), "{took:?}");
 }

@@ -271,6 +271,26 @@ fn a_program_that_is_not_there_is_told() {
     }
 }
 
+/// A path for each of two million folders would fill the memory.
+#[test]
+fn a_search_path_as_large_as_a_config_can_be() {
+    let program = "x".repeat(1 << 20);
+    let config = |colons: usize| Config::new().cmd(&[&program]).env(&[&format!("PATH={}", ":".repeat(colons))]);
+    let codes = |config| resolve(config).unwrap().warnings.iter().map(|it| it.code).collect::<Vec<_>>();
+    assert_eq!(codes(config(1000)), ["W-program"]);
+    // Who can say where it is?
+    assert!(codes(config(2 << 20)).is_empty());
+}
+
+#[test]
+fn a_home_is_held_to_what_a_variable_can_be() {
+    let nul = r"f 0644 0:0 etc/passwd a:x:5:5::/ro\x00ot:\n";
+    refused(with_files(&[nul], "a"), "E-cmd-encoding", "HOME");
+    // Nobody asks for it where the image has one.
+    let image = Image::new(eif_testdata::parse_layers(&[nul])).config(app().user("a").env(&["HOME=/"]));
+    assert!(ask(Overrides::default()).image(&image).is_ok());
+}
+
 /// Seven hundred thousand variables are read in no time.
 #[test]
 fn an_environment_as_large_as_a_config_can_be() {

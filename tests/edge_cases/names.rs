@@ -1,6 +1,6 @@
 //! Names, paths, types and metadata of entries.
 
-use eif_testdata::{Entry, layers};
+use eif_testdata::{Entry, Layer, layers};
 
 use crate::world::{Ask, gives, layer, refuses, warns};
 
@@ -151,8 +151,7 @@ fn every_way_to_write_a_long_name() {
     gives(layer([Entry::file("a", "1").pax("hdrcharset", "BINARY").pax("path", b"b\xff")]), &[r"f 0644 0:0 b\xff 1"]);
     // An empty record, or an empty long name, says nothing.
     gives(layer([Entry::file("a", "1").pax("path", "")]), &["f 0644 0:0 a 1"]);
-    let empty =
-        eif_testdata::Layer::new().entry(Entry::new(b'L', "././@LongLink").body("\0")).entry(Entry::file("a", "1"));
+    let empty = Layer::new().entry(Entry::new(b'L', "././@LongLink").body("\0")).entry(Entry::file("a", "1"));
     gives(vec![empty], &["f 0644 0:0 a 1"]);
 }
 
@@ -232,9 +231,9 @@ fn reserved_names() {
         "f 0644 0:0 process 5",
     ];
     gives(
-        vec![tree.iter().fold(eif_testdata::Layer::new(), |all, line| {
-            all.entry(layers!(*line)[0].entries().next().unwrap().clone())
-        })],
+        vec![
+            tree.iter().fold(Layer::new(), |all, line| all.entry(layers!(*line)[0].entries().next().unwrap().clone())),
+        ],
         &tree,
     );
 }
@@ -293,6 +292,42 @@ fn extended_attributes() {
     );
 }
 
+/// The init must set what a ramdisk brings: what it could not is left out and told.
+#[test]
+fn attributes_that_no_enclave_can_have() {
+    let entry = |name: &str| Entry::file("a", "").pax("SCHILY.xattr.trusted.t", "1").pax(name, "x");
+    for name in ["LIBARCHIVE.xattr.com.apple.quarantine", "SCHILY.xattr.security.capability", "SCHILY.xattr.system.x"] {
+        let value = if name.starts_with('L') { "eA==" } else { "x" };
+        let layers = layer([Entry::file("a", "").pax("SCHILY.xattr.trusted.t", "1").pax(name, value)]);
+        let unpacked = Ask::default().layers(layers).unwrap();
+        assert_eq!(unpacked.tree, ["f 0644 0:0 a  trusted.t=1"]);
+        let [warning] = &unpacked.warnings[..] else { panic!("{:?}", unpacked.warnings) };
+        let attribute = name.split_once("xattr.").unwrap().1;
+        assert_eq!(warning.code, "E-xattr");
+        assert!(warning.message.ends_with(&format!("left out: /a ({attribute})")), "{warning:?}");
+    }
+    let link = layer([Entry::symlink("a", "b").pax("SCHILY.xattr.user.a", "x")]);
+    assert_eq!(Ask::default().layers(link).unwrap().tree, ["l 0777 0:0 a -> b"]);
+    // All names of a file share them, and each is told once.
+    let ramfs = Ask { ramfs: true, ..Ask::default() };
+    let unpacked = ramfs.layers(layer([entry("SCHILY.xattr.user.a"), Entry::hardlink("b", "a")])).unwrap();
+    assert_eq!(unpacked.tree, ["f 0644 0:0 a  (2)", "f 0644 0:0 b  (2)"]);
+    assert!(unpacked.warnings[0].message.contains("ramfs"), "{:?}", unpacked.warnings);
+    assert!(unpacked.warnings[0].message.ends_with("left out: /a (trusted.t), /a (user.a)"), "{:?}", unpacked.warnings);
+}
+
+/// Readers of an `.eif` hold them in memory.
+#[test]
+fn attributes_without_end() {
+    let value = "v".repeat(1 << 16);
+    let entry = |n: usize| {
+        let pax = |entry: Entry, k: usize| entry.pax(format!("SCHILY.xattr.user.{k}"), &*value);
+        (0..15).fold(Entry::file(format!("f{n:02}"), ""), pax)
+    };
+    assert!(Ask::default().layers(layer((0..68).map(entry))).is_ok());
+    refuses(layer((0..69).map(entry)), "E-xattr", "\"f68\": an extended attribute is one too many");
+}
+
 /// A 0.0, a 0.1 and a 1.0 file as GNU tar writes them: 3 bytes, a hole, 2 bytes, and a hole at the end.
 fn sparse_files() -> [Entry; 3] {
     let whole = |entry: Entry| entry.pax("GNU.sparse.size", "12").pax("GNU.sparse.numblocks", "3");
@@ -335,6 +370,10 @@ fn sparse_maps_that_lie() {
         let result = Ask::default().layers(layer([entry.pax("GNU.sparse.realsize", "12")]));
         assert!(matches!(&result, Err(refused) if refused.code == "E-bad-tar"), "{result:?}");
     }
+    // The tar ends within the map.
+    let cut =
+        Entry::file("a", vec![b'1'; 600]).pax("GNU.sparse.major", "1").pax("GNU.sparse.realsize", "12").to_bytes();
+    refuses(vec![Layer::from_tar(&cut[..cut.len() - 600])], "E-bad-tar", "within a sparse map");
     let huge = Entry::file("a", "").pax("GNU.sparse.size", "4294967296").pax("GNU.sparse.map", "4294967296,0");
     refuses(layer([huge]), "E-file-too-large", "4294967296");
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Read;
 
 use eif::image::{Access, Image as Opened, Platform, Process, Reference, Store};
-use eif::rootfs::{Inode, Kind, Limits, Loaded, Options, Overrides, ROOT, lint, load, resolve};
+use eif::rootfs::{Inode, Kind, Limits, Loaded, Options, Overrides, ROOT, attributes, lint, load, resolve};
 use eif::{Refusal, Silent, Warning};
 use eif_testdata::{Files, Image, Layer, OciLayout, escape};
 
@@ -44,11 +44,13 @@ pub struct Ask {
     pub platform: &'static str,
     /// Whether the process is resolved too, with these overrides.
     pub process: Option<Overrides>,
+    /// Whether the enclave's root is a ramfs.
+    pub ramfs: bool,
 }
 
 impl Default for Ask {
     fn default() -> Self {
-        Ask { limits: Limits::default(), strict: false, platform: "linux/amd64", process: None }
+        Ask { limits: Limits::default(), strict: false, platform: "linux/amd64", process: None, ramfs: false }
     }
 }
 
@@ -79,6 +81,7 @@ impl Ask {
             }
         };
         warnings.extend(lint(&tree, &spools, &image, true)?);
+        warnings.extend(attributes::settle(&mut tree, &image, self.ramfs)?);
         warnings.retain(|warning| warning.code != "W-no-localhost");
         let loaded = Loaded { tree, spools, diff_ids, warnings };
         let times = times(&loaded);
