@@ -283,6 +283,9 @@ fn as_many_as_may_look_on_keep_nobody_from_ending_it() {
     let mut nothing = Vec::new();
     watching[79].read_to_end(&mut nothing).unwrap();
     assert!(nothing.is_empty());
+    // Who says nothing has a place until it is clear that nothing comes: one who wants the end comes again.
+    let silent = |_| UnixStream::connect(world.0.path("../run/eif/enclaves/app/control")).unwrap();
+    let _silent: Vec<_> = (0..40).map(silent).collect();
     let _ = world.0.eif(&["stop", "app"]).success();
 }
 
@@ -290,7 +293,7 @@ fn as_many_as_may_look_on_keep_nobody_from_ending_it() {
 fn qemu_can_be_asked_to_end() {
     let world = World::new("heartbeat,forever");
     world.detach(&[]);
-    kill(process(&world, b"qemu-system-x86_64\0-").unwrap(), "-TERM");
+    kill(process(&world, RUNS).unwrap(), "-TERM");
     let _ = world.0.eif(&["wait", "app"]).code(1);
     world.silence();
 }
@@ -323,13 +326,16 @@ impl Dice {
     }
 }
 
-/// The process of this world whose command line begins so.
+/// In the command line of a QEMU that runs a guest, and of none that is asked what it can.
+const RUNS: &[u8] = b"\0-cpu\0";
+
+/// The process of this world whose command line has this.
 fn process(world: &World, words: &[u8]) -> Option<u32> {
-    let begins = |process: &u32| {
+    let has = |process: &u32| {
         fs::read(format!("/proc/{process}/cmdline"))
             .is_ok_and(|line| line.windows(words.len()).any(|part| part == words))
     };
-    world.processes().into_iter().find(begins)
+    world.processes().into_iter().find(has)
 }
 
 #[test]
@@ -351,7 +357,7 @@ fn any_of_our_processes_may_be_killed_at_any_time() {
         let victim = match dice.below(3) {
             0 => Some(eif.id()),
             1 => process(&world, b"eif\0supervise\0"),
-            _ => process(&world, b"qemu-system-x86_64\0-"),
+            _ => process(&world, RUNS),
         };
         match victim {
             Some(process) => kill(process, "-KILL"),
@@ -380,7 +386,7 @@ fn any_of_our_processes_may_be_killed_at_any_time() {
         assert!(world.ps(&[]).is_empty(), "{:?}", world.ps(&[]));
         assert_eq!(world.0.listing(&world.0.tmp()), [""; 0], "round {round} leaves a file");
     }
-    assert!(crashed > 3 && early > 10 && lived > 3, "{crashed} crashed, {lived} lived, {early} ended");
+    assert!(crashed > 3 && early > 3 && lived > 3, "{crashed} crashed, {lived} lived, {early} ended");
     world.detach(&[]);
 }
 

@@ -281,7 +281,7 @@ mod tests {
             "EnclaveName": "app", "EnclaveID": "i-1-enc2", "ProcessID": 1, "EnclaveCID": 16, "NumberOfCPUs": 1,
             "CPUIDs": [0], "MemoryMiB": 64
         });
-        let state = json!({ "key": 1, "facts": facts, "backend": "qemu", "debug": true, "booted": false });
+        let state = json!({ "facts": facts, "backend": "qemu", "debug": true, "booted": false });
         let wait = |last: Value| {
             let said = [json!({ "started": state }), json!("booted"), last].map(|reply| reply.to_string());
             let mut child = Command::new("sh")

@@ -190,12 +190,12 @@ fn attributes(tree: &Tree) -> Option<Vec<u8>> {
     let mut records: Vec<(Vec<u8>, &[u8], &[u8])> = Vec::new();
     let mut seen = BTreeSet::new();
     let mut take = |path: &[u8], id| {
+        let Some(xattrs) = tree.get(id).and_then(|inode| inode.xattrs.as_deref()) else { return };
         // They are the file's: its first name brings them to all.
         if !seen.insert(id) {
             return;
         }
-        let xattrs = tree.get(id).and_then(|inode| inode.xattrs.as_deref()).into_iter().flatten();
-        records.extend(xattrs.map(|(name, value)| ([b"/", path].concat(), &**name, &**value)));
+        records.extend(xattrs.iter().map(|(name, value)| ([b"/", path].concat(), &**name, &**value)));
     };
     take(b"", ROOT);
     let mut walk = tree.walk();

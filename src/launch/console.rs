@@ -78,7 +78,10 @@ impl Console {
 /// What the kernel says in a line, which begins with a time: `[    1.234567] Kernel panic …`. Applications write to the
 /// same console, and what they say is no reason to end them.
 fn kernels(line: &str) -> Option<&str> {
-    let (time, text) = line.strip_prefix('[')?.split_once("] ")?;
+    let (time, rest) = line.strip_prefix('[')?.split_once(']')?;
+    // CONFIG_PRINTK_CALLER puts `[    T1]` behind the time.
+    let text = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(rest, |(_, rest)| rest);
+    let text = text.strip_prefix(' ')?;
     let (seconds, fraction) = time.trim_start().split_once('.')?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     (digits(seconds) && digits(fraction)).then_some(text)
@@ -127,6 +130,7 @@ mod tests {
             assert!(!console(&format!("{said}\n")).halted(), "{said}");
         }
         assert!(console("[    1.592042] reboot: Restarting system\r\n").halted());
+        assert!(console("[    1.592042][    T1] reboot: Restarting system\n").halted());
         assert!(console("[12345.592042] Kernel panic - not syncing: x\n").halted());
     }
 

@@ -19,7 +19,8 @@ const NAMED: usize = 16;
 /// # Errors
 /// [`Error::Entry`] for the first one that is too much, in the tree's order.
 pub fn settle(tree: &mut Tree, image: &Image, ramfs: bool) -> Result<Vec<Warning>, Error> {
-    let (mut bytes, mut seen, mut left_out) = (0_u64, BTreeSet::new(), Vec::new());
+    let (mut bytes, mut seen) = (0_u64, BTreeSet::new());
+    let (mut left_out, mut named, mut count) = (BTreeSet::new(), Vec::new(), 0_u64);
     let mut look = |path: &[u8], entry: Entry| {
         let Some(inode) = tree.get(entry.inode).filter(|inode| inode.xattrs.is_some()) else { return Ok(()) };
         // All names of a file share its attributes.
@@ -28,7 +29,11 @@ pub fn settle(tree: &mut Tree, image: &Image, ramfs: bool) -> Result<Vec<Warning
         }
         for (name, value) in inode.xattrs.iter().flat_map(|xattrs| xattrs.iter()) {
             if ramfs || !is_settable(&inode.kind, name, value) {
-                left_out.push((entry.inode, format!("/{} ({})", escaped(path), escaped(name))));
+                left_out.insert(entry.inode);
+                count = count.saturating_add(1);
+                if named.len() < NAMED {
+                    named.push(format!("/{} ({})", escaped(path), escaped(name)));
+                }
                 continue;
             }
             let record = [path.len(), name.len(), value.len()].into_iter().fold(16, usize::saturating_add);
@@ -45,18 +50,17 @@ pub fn settle(tree: &mut Tree, image: &Image, ramfs: bool) -> Result<Vec<Warning
     while let Some((path, entry)) = walk.next() {
         look(path, *entry)?;
     }
-    for (id, _) in &left_out {
-        leave_out(tree, *id, ramfs);
-    }
-    let Some(first) = left_out.get(..left_out.len().min(NAMED)).filter(|first| !first.is_empty()) else {
+    if left_out.is_empty() {
         return Ok(Vec::new());
-    };
+    }
+    for id in left_out {
+        leave_out(tree, id, ramfs);
+    }
     let why = match ramfs {
         true => "the command line makes the root a ramfs, which has no extended attributes",
-        false => "Linux takes these extended attributes of no file in memory, or not of files of this type",
+        false => "the enclave's file system does not take these extended attributes",
     };
-    let named: Vec<&str> = first.iter().map(|(_, text)| &**text).collect();
-    let more = match left_out.len().saturating_sub(NAMED) {
+    let more = match count.saturating_sub(NAMED as u64) {
         0 => String::new(),
         more => format!(", and {more} more"),
     };
@@ -78,15 +82,27 @@ fn is_settable(kind: &Kind, name: &[u8], value: &[u8]) -> bool {
     let Some(dot) = name.iter().position(|byte| *byte == b'.') else { return false };
     let (space, rest) = name.split_at(dot.saturating_add(1));
     match space {
-        b"security." if rest == b"capability" => {
-            // VFS_CAP_REVISION_2 and 3 with their sizes.
-            matches!((value.len(), value.get(3)), (20, Some(2)) | (24, Some(3)))
-        }
+        b"security." if rest == b"capability" => is_capability(value),
         b"security." | b"trusted." => !rest.is_empty(),
         b"user." => plain && !rest.is_empty(),
-        b"system." => plain && matches!(rest, b"posix_acl_access" | b"posix_acl_default"),
+        b"system." if rest == b"posix_acl_access" => plain && is_acl(value),
+        b"system." if rest == b"posix_acl_default" => matches!(kind, Kind::Directory(_)) && is_acl(value),
         _ => false,
     }
+}
+
+/// Revision 2 or 3 with its size, and at most the effective bit; in the third the id of a root user.
+fn is_capability(value: &[u8]) -> bool {
+    match value {
+        [0 | 1, 0, 0, 2, rest @ ..] => rest.len() == 16,
+        [0 | 1, 0, 0, 3, rest @ ..] => rest.len() == 20 && !rest.ends_with(&[0xff; 4]),
+        _ => false,
+    }
+}
+
+/// Version 2 and whole entries (linux/posix_acl_xattr.h).
+fn is_acl(value: &[u8]) -> bool {
+    matches!(value, [2, 0, 0, 0, entries @ ..] if !entries.is_empty() && entries.len().is_multiple_of(8))
 }
 
 #[cfg(test)]
@@ -103,9 +119,15 @@ mod tests {
         };
         assert!(capability(20, 2) && capability(24, 3));
         assert!(!capability(12, 1) && !capability(20, 3) && !capability(24, 2) && !capability(4, 2));
-        let of = |kind: &Kind, name: &str| is_settable(kind, name.as_bytes(), b"");
+        let acl = |kind: &Kind, name: &[u8], size: usize| {
+            is_settable(kind, name, &[&[2, 0, 0, 0][..], &vec![1; size]].concat())
+        };
         let directory = Kind::Directory(Default::default());
-        for name in ["user.a", "trusted.a", "security.selinux", "system.posix_acl_default"] {
+        assert!(acl(&directory, b"system.posix_acl_default", 24) && acl(&directory, b"system.posix_acl_access", 8));
+        assert!(!acl(&directory, b"system.posix_acl_access", 7) && !acl(&directory, b"system.posix_acl_access", 0));
+        assert!(!acl(&Kind::Fifo, b"system.posix_acl_access", 8));
+        let of = |kind: &Kind, name: &str| is_settable(kind, name.as_bytes(), b"");
+        for name in ["user.a", "trusted.a", "security.selinux"] {
             assert!(of(&directory, name), "{name}");
         }
         for name in

@@ -158,15 +158,15 @@ const FOLDERS: usize = 1024;
 fn program_warning(argv: &[String], env: &[String], cwd: &str, tree: &Tree) -> Option<Warning> {
     let program = argv.first()?;
     let path = env.iter().find_map(|item| item.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
-    // Nobody has so many folders, and each is a walk through the tree.
-    if path.split(':').nth(FOLDERS).is_some() {
+    let folders = if program.contains('/') { "" } else { path };
+    // Nobody has so many, and each is a walk through the tree.
+    if folders.split(':').nth(FOLDERS).is_some() {
         return None;
     }
-    let folders = if program.contains('/') { "" } else { path };
     let mut found = false;
     for folder in folders.split(':') {
         // Beyond the kernel's longest path there is nothing.
-        if [cwd, folder, program].into_iter().map(str::len).fold(2, usize::saturating_add) > lint::PATH {
+        if program.len().saturating_add(folder.len()) >= lint::PATH {
             continue;
         }
         let Some(id) = tree.resolve(join(&join(cwd, folder), program).as_bytes()) else { continue };

@@ -145,7 +145,7 @@ impl Refusal for Error {
             Error::Eif(error) => return error.help(),
             Error::Ramdisk { source, .. } => return source.help(),
             Error::Format { .. } => "`eif extract FILE -C DIR` gives it as it is, for another tool to unpack",
-            Error::TooManyEntries { .. } => "the file was made to mislead: no enclave could boot it",
+            Error::TooManyEntries { .. } => "that is far beyond what enclaves hold: the file was made to mislead",
             Error::NoRootfs => "the file keeps its application elsewhere: `eif inspect FILE --files` lists it",
             Error::Exists(_) => "pass --force to replace it",
             Error::Name { .. } | Error::Xattrs(_) => "the file was made to mislead, or is broken",

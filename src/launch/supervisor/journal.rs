@@ -116,7 +116,7 @@ impl Pages {
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        // First what may fail: a file that has been moved away would be missed by each later try.
+        // Without a descriptor for the new one all stays as it was.
         let new = create(&self.folder, NEXT)?;
         fs::rename(self.folder.join(NEW), self.folder.join(OLD))?;
         fs::rename(self.folder.join(NEXT), self.folder.join(NEW))?;

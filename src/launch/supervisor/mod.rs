@@ -283,7 +283,6 @@ fn occupy(
 }
 
 fn first_state(name: &str, order: &Order, memory_mib: u64, cids: &[u32]) -> Result<State, Told> {
-    let random = || random().map_err(failed("reading /dev/urandom"));
     let (backend, cid, cpu_ids, cpus, id) = match &order.on {
         // The driver says what it has granted.
         Ground::Nitro { .. } => (Backend::Nitro, order.cid.unwrap_or(0), Vec::new(), 0, String::new()),
@@ -295,13 +294,13 @@ fn first_state(name: &str, order: &Order, memory_mib: u64, cids: &[u32]) -> Resu
                 help: vec!["without --cid a free one is chosen".into()],
                 errno: None,
             })?;
-            (Backend::Qemu, cid, (0..*cpus).collect(), *cpus, machine::id(&enclave::Host::default(), random()?))
+            let slot = random().map_err(failed("reading /dev/urandom"))?;
+            (Backend::Qemu, cid, (0..*cpus).collect(), *cpus, machine::id(&enclave::Host::default(), slot))
         }
     };
     let facts = Facts { name: name.to_owned(), id, process: std::process::id(), cid, cpus, cpu_ids, memory_mib };
     let debug = order.debug || backend == Backend::Qemu;
-    let (key, booted, measurements, described, end) = (random()?, false, None, None, None);
-    Ok(State { key, facts, backend, debug, booted, measurements, described, end })
+    Ok(State { facts, backend, debug, booted: false, measurements: None, described: None, end: None })
 }
 
 /// A number that is nobody else's.

@@ -7,7 +7,7 @@
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -25,6 +25,13 @@ use crate::launch::private;
 pub const KEPT: usize = 32;
 /// Held by whoever changes the registry.
 const LOCK: &str = ".lock";
+/// Why nobody answers who may answer later, or is gone then.
+const PASSING: [io::ErrorKind; 4] = [
+    io::ErrorKind::BrokenPipe,
+    io::ErrorKind::ConnectionReset,
+    io::ErrorKind::ConnectionRefused,
+    io::ErrorKind::NotFound,
+];
 /// When a stop that was turned away is asked for again.
 const RETRY: Duration = Duration::from_millis(100);
 /// Bytes of a name.
@@ -216,8 +223,6 @@ impl<E: Refusal> From<&E> for Told {
 /// What is known of an enclave.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct State {
-    /// Nobody else's, from before there is an id: another enclave of the same name has another one.
-    pub key: u64,
     /// What it has got.
     pub facts: Facts,
     /// What runs it.
@@ -241,7 +246,7 @@ impl State {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let facts = Facts { name, id: String::new(), process: 0, cid: 0, cpus: 0, cpu_ids: Vec::new(), memory_mib: 0 };
         let (measurements, described, end) = (None, None, None);
-        Self { key: 0, facts, backend: Backend::Qemu, debug: false, booted: false, measurements, described, end }
+        Self { facts, backend: Backend::Qemu, debug: false, booted: false, measurements, described, end }
     }
 
     /// What is written, so that it can be read: what a file says of itself may be nested deeper than a reader goes. Such
@@ -312,7 +317,7 @@ impl Registry {
         Ok(Self { folder })
     }
 
-    /// Everything that changes the registry holds its lock, and everything that probes `alive`.
+    /// Everything that changes the registry holds its lock, and everything that reads a row.
     fn lock(&self) -> Result<File, Error> {
         let path = self.folder.join(LOCK);
         let file = File::options().create(true).truncate(false).write(true).open(&path);
@@ -387,7 +392,7 @@ impl Registry {
         lock.lock().map_err(Error::io("locking", &self.folder))?;
         match Entry::read(entry.folder.clone())? {
             // Another enclave has the name now.
-            Some(now) if now.state.key != entry.state.key => Ok(()),
+            Some(now) if !now.is(entry)? => Ok(()),
             Some(now) if now.standing == Standing::Running => Err(Error::Taken(now.state.facts.name)),
             Some(now) => remove(&now.folder),
             None => Ok(()),
@@ -504,25 +509,41 @@ impl Entry {
     /// # Errors
     /// [`Error::Io`].
     pub fn stop(&self) -> Result<(), Error> {
-        while let Ok(mut answer) = self.ask(Question::Stop) {
+        while !self.is_gone()? {
             // One byte says that it was heard; then nothing, until it is over.
-            let heard = io::copy(&mut answer, &mut io::sink()).is_ok_and(|bytes| bytes > 0);
-            if heard || self.is_gone()? {
-                break;
+            let ask = self.ask(Question::Stop);
+            let heard = ask.map(|mut answer| io::copy(&mut answer, &mut io::sink()).is_ok_and(|bytes| bytes > 0));
+            match heard {
+                Ok(true) => return self.await_gone(),
+                // It was turned away, as one client too many, or nobody listens any more.
+                Ok(false) => {}
+                Err(Error::Io { source, .. }) if PASSING.contains(&source.kind()) => {}
+                Err(error) => return Err(error),
             }
-            // It was turned away, as one client too many.
             thread::sleep(RETRY);
         }
-        self.await_gone()
+        Ok(())
     }
 
-    /// What is known now, read anew; `None` when that is nothing more.
+    /// Whether it is the same enclave, and not another one of its name.
+    fn is(&self, other: &Self) -> Result<bool, Error> {
+        // A file that is open keeps its number from all others.
+        let number = |entry: &Self| entry.alive.metadata().map(|found| (found.dev(), found.ino()));
+        let numbers = number(self).and_then(|one| Ok((one, number(other)?)));
+        numbers.map(|(one, two)| one == two).map_err(|error| self.unlockable(error))
+    }
+
+    /// What is known now, read anew; `None` for one that did not start after all, or was forgotten.
     ///
     /// # Errors
     /// [`Error::Replaced`] when another enclave has the name, [`Error::Io`].
     pub fn now(&self) -> Result<Option<State>, Error> {
+        // Whoever moves in has the lock: until then the folder is as it was.
+        let registry = Registry { folder: self.folder.parent().map(Path::to_owned).unwrap_or_default() };
+        let lock = registry.lock()?;
+        lock.lock_shared().map_err(Error::io("locking", &registry.folder))?;
         match Self::read(self.folder.clone())? {
-            Some(now) if now.state.key != self.state.key => Err(Error::Replaced(now.state.facts.name)),
+            Some(now) if !now.is(self)? => Err(Error::Replaced(now.state.facts.name)),
             now => Ok(now.map(|now| now.state)),
         }
     }
@@ -530,9 +551,10 @@ impl Entry {
     /// How it ended, read anew; `None` when its supervisor died before it could say that.
     ///
     /// # Errors
-    /// As [`Entry::now`].
+    /// As [`Entry::now`]; [`Error::Unknown`] for one that did not start after all, or was forgotten.
     pub fn end(&self) -> Result<Option<End>, Error> {
-        Ok(self.now()?.and_then(|now| now.end))
+        let unknown = || Error::Unknown(self.state.facts.name.clone());
+        self.now()?.map(|now| now.end).ok_or_else(unknown)
     }
 }
 
