@@ -20,8 +20,10 @@ fn world() -> TestEnv {
 
 /// A pull that runs.
 fn start(env: &TestEnv, fake: &Fake) -> Child {
-    let mut command = env.command(&["pcr", &fake.image(), "--kernel", "kernel", "--quiet"]);
-    command.stdout(Stdio::null()).spawn().unwrap()
+    // Whoever runs the tests in the background has SIGINT ignored, which programs inherit.
+    let words =
+        ["--default-signal=INT", env!("CARGO_BIN_EXE_eif"), "pcr", &fake.image(), "--kernel", "kernel", "--quiet"];
+    env.command_of("env", &words).stdout(Stdio::null()).spawn().unwrap()
 }
 
 fn image() -> Image {
