@@ -349,7 +349,7 @@ fn any_of_our_processes_may_be_killed_at_any_time() {
     // Boots take longer or shorter as other tests run: it follows those whose start was killed while it watched.
     let mut window = boot + boot / 3;
     let (mut crashed, mut lived, mut early) = (0, 0, 0);
-    for round in 0..40 {
+    for round in 0..50 {
         let how = if round % 2 == 0 { "--detach" } else { "--attach" };
         let mut eif = world.0.command(&["run", "app.eif", "--backend", "qemu", how]);
         let mut eif: Child = eif.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -386,7 +386,7 @@ fn any_of_our_processes_may_be_killed_at_any_time() {
         assert!(world.ps(&[]).is_empty(), "{:?}", world.ps(&[]));
         assert_eq!(world.0.listing(&world.0.tmp()), [""; 0], "round {round} leaves a file");
     }
-    assert!(crashed > 3 && early > 3 && lived > 3, "{crashed} crashed, {lived} lived, {early} ended");
+    assert!(crashed > 3 && early > 10 && lived > 3, "{crashed} crashed, {lived} lived, {early} ended");
     world.detach(&[]);
 }
 
