@@ -166,10 +166,8 @@ pub fn await_boot(started: Started, mut hear: impl FnMut(&State), ui: &Ui) -> Re
                 // It is gone: at its end, as its next reply tells, or dead.
                 booted = true;
             }
-            // Its end is a matter of `eif wait`.
-            Ok(Reply::Ended(_)) if booted => return given.ok_or(Refused::Died(said)),
-            // Before its heartbeat, which an application may be without.
-            Ok(Reply::Ended(End::Failed(told))) => return Err(Refused::Told(told)),
+            // Before its heartbeat, which an application may be without. An end after it is a matter of `eif wait`.
+            Ok(Reply::Ended(End::Failed(told))) if !booted => return Err(Refused::Told(told)),
             Ok(Reply::Ended(_)) => return given.ok_or(Refused::Died(said)),
             Ok(Reply::Refused(told, console)) => {
                 for line in console.lines() {

@@ -1,6 +1,5 @@
 //! Ramdisk 2: the image's file system below `rootfs`, and beside it what the init shall run.
 
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::newc::{Header, Writer, file_type};
 use crate::Progress;
 use crate::image::Process;
-use crate::rootfs::{Inode, Kind, Metadata, ROOT, Spools, Tree};
+use crate::rootfs::{Inode, Kind, Metadata, Spools, Tree};
 
 /// What becomes of the image's mtimes. In JSON: `"zero"`, `"keep"`, `{"clamp": SECONDS}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,19 +187,10 @@ fn record(process: &Process) -> Vec<u8> {
 /// specification, is the init's (`eif_init::xattrs`).
 fn attributes(tree: &Tree) -> Option<Vec<u8>> {
     let mut records: Vec<(Vec<u8>, &[u8], &[u8])> = Vec::new();
-    let mut seen = BTreeSet::new();
-    let mut take = |path: &[u8], id| {
-        let Some(xattrs) = tree.get(id).and_then(|inode| inode.xattrs.as_deref()) else { return };
-        // They are the file's: its first name brings them to all.
-        if !seen.insert(id) {
-            return;
-        }
-        records.extend(xattrs.iter().map(|(name, value)| ([b"/", path].concat(), &**name, &**value)));
-    };
-    take(b"", ROOT);
-    let mut walk = tree.walk();
-    while let Some((path, entry)) = walk.next() {
-        take(path, entry.inode);
+    for (path, entry) in tree.with_attributes() {
+        let path = [b"/", &*path].concat();
+        let xattrs = tree.get(entry.inode).and_then(|inode| inode.xattrs.as_deref()).into_iter().flatten();
+        records.extend(xattrs.map(|(name, value)| (path.clone(), &**name, &**value)));
     }
     if records.is_empty() {
         return None;

@@ -122,7 +122,7 @@ impl Apply<'_> {
     /// directory.
     fn is_replaced(&mut self, path: &[u8], own: &BTreeSet<&[u8]>) -> bool {
         // One walk, whatever the depth, on which `own` is asked about symlinks alone: there are few on a way.
-        let mut walk = Descent { stack: vec![ROOT], symlinks: 0, first: None };
+        let mut walk = Descent::default();
         let mut end = 0_usize;
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             end = end.saturating_add(name.len());
@@ -281,7 +281,7 @@ impl Apply<'_> {
 
     fn parent(&mut self, path: &[u8], missing: &Missing) -> Result<Option<InodeId>, EntryFault> {
         self.through = None;
-        let mut walk = Descent { stack: vec![ROOT], symlinks: 0, first: None };
+        let mut walk = Descent::default();
         let place = walk.descend(self.tree, self.layer, path, missing);
         self.through = walk.first;
         place
@@ -293,6 +293,13 @@ struct Descent {
     stack: Vec<InodeId>,
     symlinks: usize,
     first: Option<Path>,
+}
+
+impl Default for Descent {
+    /// At the root.
+    fn default() -> Self {
+        Self { stack: vec![ROOT], symlinks: 0, first: None }
+    }
 }
 
 impl Descent {

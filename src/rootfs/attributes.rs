@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::error::{EntryFault, Error};
 use super::load::entry_error;
-use super::tree::{Entry, InodeId, Kind, ROOT, Tree, Xattr};
+use super::tree::{InodeId, Kind, Tree, Xattr};
 use crate::image::Image;
 use crate::{Warning, escaped};
 
@@ -19,20 +19,16 @@ const NAMED: usize = 16;
 /// # Errors
 /// [`Error::Entry`] for the first one that is too much, in the tree's order.
 pub fn settle(tree: &mut Tree, image: &Image, ramfs: bool) -> Result<Vec<Warning>, Error> {
-    let (mut bytes, mut seen) = (0_u64, BTreeSet::new());
-    let (mut left_out, mut named, mut count) = (BTreeSet::new(), Vec::new(), 0_u64);
-    let mut look = |path: &[u8], entry: Entry| {
-        let Some(inode) = tree.get(entry.inode).filter(|inode| inode.xattrs.is_some()) else { return Ok(()) };
-        // All names of a file share its attributes.
-        if !seen.insert(entry.inode) {
-            return Ok(());
-        }
+    let (mut bytes, mut count) = (0_u64, 0_u64);
+    let (mut left_out, mut named) = (BTreeSet::new(), Vec::new());
+    for (path, entry) in tree.with_attributes() {
+        let Some(inode) = tree.get(entry.inode) else { continue };
         for (name, value) in inode.xattrs.iter().flat_map(|xattrs| xattrs.iter()) {
             if ramfs || !is_settable(&inode.kind, name, value) {
                 left_out.insert(entry.inode);
                 count = count.saturating_add(1);
                 if named.len() < NAMED {
-                    named.push(format!("/{} ({})", escaped(path), escaped(name)));
+                    named.push(format!("/{} ({})", escaped(&path), escaped(name)));
                 }
                 continue;
             }
@@ -40,15 +36,9 @@ pub fn settle(tree: &mut Tree, image: &Image, ramfs: bool) -> Result<Vec<Warning
             bytes = bytes.saturating_add(record as u64);
             if bytes > u64::from(MOST) {
                 let fault = EntryFault::Xattr("is one too many: all of them have more than 64 MiB with their paths");
-                return Err(entry_error(image, entry.layer, path, fault));
+                return Err(entry_error(image, entry.layer, &path, fault));
             }
         }
-        Ok(())
-    };
-    look(b"", Entry { inode: ROOT, layer: 0, explicit: true })?;
-    let mut walk = tree.walk();
-    while let Some((path, entry)) = walk.next() {
-        look(path, *entry)?;
     }
     if left_out.is_empty() {
         return Ok(Vec::new());

@@ -149,11 +149,6 @@ impl Tree {
         names
     }
 
-    /// Whether anything that has a name has extended attributes.
-    pub fn has_attributes(&self) -> bool {
-        self.has_inode(|inode| inode.links > 0 && inode.xattrs.is_some())
-    }
-
     /// The root's own owner and mode.
     pub fn root_metadata(&self) -> Metadata {
         self.get(ROOT).map_or(Metadata::IMPLIED, |root| root.metadata)

@@ -1,6 +1,6 @@
 //! One file system as a table of inodes; names point into it.
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 /// Index into the inode table.
 pub type InodeId = u32;
@@ -158,8 +158,27 @@ impl Tree {
         self.inodes.iter_mut().map(|inode| &mut inode.metadata)
     }
 
-    pub(super) fn has_inode(&self, wanted: impl Fn(&Inode) -> bool) -> bool {
-        self.inodes.iter().any(wanted)
+    /// Whether anything that has a name has extended attributes.
+    pub fn has_attributes(&self) -> bool {
+        self.inodes.iter().any(|inode| inode.links > 0 && inode.xattrs.is_some())
+    }
+
+    /// What has extended attributes, by its first name in the order of the walk: all names of a file share them. The
+    /// root comes first, and has no name.
+    pub fn with_attributes(&self) -> Vec<(Vec<u8>, Entry)> {
+        let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+        let mut look = |path: &[u8], entry: Entry| {
+            let has = self.get(entry.inode).is_some_and(|inode| inode.xattrs.is_some());
+            if has && seen.insert(entry.inode) {
+                found.push((path.to_vec(), entry));
+            }
+        };
+        look(b"", Entry { inode: ROOT, layer: 0, explicit: true });
+        let mut walk = self.walk();
+        while let Some((path, entry)) = walk.next() {
+            look(path, *entry);
+        }
+        found
     }
 
     /// The contents of all files that have a name.
