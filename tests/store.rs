@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use common::TestEnv;
 use eif::image::store::Slot;
 use eif::image::{Digest, Store};
-use eif_testdata::{Compression, Config, Image, fake_bzimage, layers};
+use eif_testdata::{Compression, Config, Entry, Image, Layer, fake_bzimage, layers};
 use serde_json::json;
 
 /// The blobs of this world.
@@ -171,6 +171,58 @@ fn a_layer_that_was_kept_need_not_be_inflated() {
         assert_eq!(built("fifth.eif", &["--max-unpacked", &limit]), want);
         assert!(!path.exists(), "a damaged layer is not kept");
     }
+}
+
+/// The steps by which several threads check a kept layer are an aid: missing, damaged or of another layer, they change
+/// nothing, and they go with their layer.
+#[test]
+fn a_kept_layer_is_checked_in_steps() {
+    let env = TestEnv::new();
+    env.write("kernel", fake_bzimage());
+    let bytes: Vec<u8> = (0..20_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let image = Image::new(vec![Layer::new().entry(Entry::file("app", bytes).mode(0o755))]);
+    let reference = env.layout("image", &image.compress(Compression::Gzip).config(Config::new().cmd(&["/app"])));
+    let build = |name: &str, further: &[&str]| {
+        let words = [&["build", &reference, "--kernel", "kernel", "-o", name][..], further].concat();
+        let _ = env.eif(&words).success();
+        fs::read(env.path(name)).unwrap()
+    };
+    let want = build("plain.eif", &[]);
+    let folder = blobs(&env).join("steps");
+    let there = || fs::read_dir(&folder).map_or(0, Iterator::count);
+    assert!(build("first.eif", &["--keep-layers"]) == want);
+    assert_eq!(there(), 1);
+    let steps = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let sound = fs::read(&steps).unwrap();
+    let layer = blobs(&env).join("sha256").join(steps.file_name().unwrap());
+    for threads in ["1", "2", "5"] {
+        assert!(build("kept.eif", &["--threads", threads]) == want);
+        assert_eq!(fs::read(&steps).unwrap(), sound);
+    }
+    let mut wrong = sound.clone();
+    wrong[3] ^= 1;
+    for damaged in [&wrong[..], &sound[..sound.len() / 2], b"what", b""] {
+        fs::write(&steps, damaged).unwrap();
+        assert!(build("damaged.eif", &[]) == want);
+        assert!(layer.exists(), "the layer is sound");
+    }
+    // Wrong ones are not used again; of others, the layer is checked as a whole or in fewer steps.
+    fs::write(&steps, &wrong).unwrap();
+    assert!(build("damaged.eif", &[]) == want && there() == 0);
+    assert!(build("without.eif", &[]) == want && there() == 0);
+    assert!(build("again.eif", &["--keep-layers"]) == want);
+    // The layer is damaged, the steps are not.
+    fs::write(&steps, &sound).unwrap();
+    let mut tar = fs::read(&layer).unwrap();
+    tar[10 << 20] ^= 1;
+    fs::write(&layer, &tar).unwrap();
+    assert!(build("tar.eif", &["--keep-layers"]) == want);
+    assert_eq!(
+        (Digest::of(&fs::read(&layer).unwrap()).hex(), there()),
+        (steps.file_name().unwrap().to_str().unwrap().to_owned(), 1)
+    );
+    let _ = env.eif(&["cache", "prune", "--all"]).success();
+    assert_eq!((there(), layer.exists()), (0, false));
 }
 
 /// What is asked for and cannot be done is refused; a layer that is not what the image says is not kept.

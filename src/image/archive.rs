@@ -4,6 +4,7 @@
 //! The `tar` crate reads the outer archive: its members' bytes are verified by digest, so where a crafted header could
 //! make two readers disagree, the digest decides.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufReader, Read, Seek, Write};
@@ -237,23 +238,23 @@ impl Files for Archive {
 
 /// Reads a range of a file by offset, so that several threads can share the file. Where the archive is cut off it
 /// ends early, and whoever checks the size says so.
-pub(super) struct Range<'a> {
-    file: &'a fs::File,
+pub(super) struct Range<F> {
+    file: F,
     at: u64,
     left: u64,
 }
 
-impl<'a> Range<'a> {
+impl<F: Borrow<fs::File>> Range<F> {
     /// `size` bytes from `offset`.
-    pub(super) fn new(file: &'a fs::File, offset: u64, size: u64) -> Self {
+    pub(super) fn new(file: F, offset: u64, size: u64) -> Self {
         Self { file, at: offset, left: size }
     }
 }
 
-impl Read for Range<'_> {
+impl<F: Borrow<fs::File>> Read for Range<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = self.file.read_at(buffer.get_mut(..most).unwrap_or_default(), self.at)?;
+        let count = self.file.borrow().read_at(buffer.get_mut(..most).unwrap_or_default(), self.at)?;
         self.at = self.at.saturating_add(count as u64);
         self.left = self.left.saturating_sub(count as u64);
         Ok(count)

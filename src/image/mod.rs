@@ -20,6 +20,7 @@ pub(crate) mod record;
 mod reference;
 mod registry;
 mod sbom;
+mod steps;
 pub mod store;
 
 use std::fs;
@@ -39,6 +40,7 @@ pub use error::Error;
 pub use platform::Platform;
 pub use reference::{Reference, Selector};
 pub use registry::{Blob, Content, Mirror, Name, Network, Refused, Repository};
+pub(crate) use steps::{Stepping, Steps};
 pub use store::Store;
 
 use crate::Progress;
@@ -237,9 +239,9 @@ impl Image {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub(crate) fn unpacked(&self, index: usize) -> Result<Option<(fs::File, Digest)>, Error> {
+    pub(crate) fn unpacked(&self, index: usize) -> Result<Option<(fs::File, Digest, Steps)>, Error> {
         let Some((store, _, diff_id)) = self.place_of_unpacked(index) else { return Ok(None) };
-        Ok(store.get(&diff_id)?.map(|file| (file, diff_id)))
+        Ok(store.get(&diff_id)?.map(|file| (file, diff_id, store.steps(&diff_id))))
     }
 
     /// Layer `index` of the store turned out not to have its diff_id.
@@ -257,6 +259,14 @@ impl Image {
     pub(crate) fn keep_unpacked(&self, index: usize) -> Result<Option<Output>, Error> {
         let Some((store, true, diff_id)) = self.place_of_unpacked(index) else { return Ok(None) };
         store.output(&diff_id).map(Some)
+    }
+
+    /// Adds the steps to layer `index`, which has been kept.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) fn keep_steps(&self, index: usize, steps: &Steps) -> Result<(), Error> {
+        self.place_of_unpacked(index).map_or(Ok(()), |(store, _, diff_id)| store.put_steps(&diff_id, steps))
     }
 
     /// The store, whether layers are kept there unpacked, and under which digest this one is.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `sha256/HEX` | a finished blob: its bytes had this digest when it got its name |
 //! | `partial/HEX` | the bytes that a download has brought so far; whoever writes it holds its lock |
+//! | `steps/HEX` | how a blob is checked by several threads at once ([`super::steps`]); nobody relies on it |
 //!
 //! A process may be killed anywhere: a blob gets its name by a rename, after the check, and what was there of an
 //! unfinished one is hashed again before more is appended. Locks are those of open files, so none outlives its process.
@@ -28,7 +29,7 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Digest, Error};
+use super::{Digest, Error, Steps};
 use crate::chunk;
 use crate::output::Output;
 
@@ -36,6 +37,8 @@ use crate::output::Output;
 const WAIT: Duration = Duration::from_millis(20);
 /// How the folder of a private store begins; see [`Store::temporary`].
 const PRIVATE: &str = "eif-store-";
+/// The folder of steps.
+const STEPS: &str = "steps";
 
 /// Blobs by digest. Cheap to clone; the clones are one store.
 #[derive(Debug, Clone)]
@@ -143,11 +146,35 @@ impl Store {
         Ok(Some(file))
     }
 
-    /// Removes a finished blob that was found corrupt. One that has its digest again (another process was faster) stays.
+    /// The steps of a finished blob: none where they were not written, or are damaged in a way that is seen at once.
+    pub(super) fn steps(&self, digest: &Digest) -> Steps {
+        fs::read(self.folder.join(STEPS).join(digest.hex()))
+            .ok()
+            .and_then(|bytes| Steps::from_bytes(&bytes))
+            .unwrap_or_default()
+    }
+
+    /// Writes the steps of a finished blob, where it has any.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(super) fn put_steps(&self, digest: &Digest, steps: &Steps) -> Result<(), Error> {
+        let (bytes, path) = (steps.to_bytes(), self.folder.join(STEPS).join(digest.hex()));
+        let write = || {
+            let mut output = Output::create(&path)?;
+            output.write_all(&bytes)?;
+            output.persist()
+        };
+        if bytes.is_empty() { Ok(()) } else { write().map_err(failed("writing", &path)) }
+    }
+
+    /// Removes a finished blob that was found corrupt. One that has its digest again (another process was faster) stays;
+    /// its steps, which may be what is wrong, do not.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn discard(&self, digest: &Digest) -> Result<(), Error> {
+        removed(&self.folder.join(STEPS).join(digest.hex()))?;
         let path = self.finished(digest);
         let Some(mut file) = opened(&path, fs::File::options().read(true))? else { return Ok(()) };
         let (hasher, _) = hashed(&mut file).map_err(failed("reading", &path))?;
@@ -256,7 +283,24 @@ impl Store {
                 pruned.left = pruned.left.saturating_sub(stored.size);
             }
         }
+        self.prune_steps()?;
         Ok(pruned)
+    }
+
+    /// Removes the steps of blobs that are gone. They are written after their blob, and small: no bound counts them.
+    fn prune_steps(&self) -> Result<(), Error> {
+        let folder = self.folder.join(STEPS);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed("reading", &folder))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed("reading", &folder))?;
+            if !self.folder.join("sha256").join(entry.file_name()).exists() {
+                removed(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// At the end of a build: prunes to the bound that the store was opened with.
@@ -268,7 +312,7 @@ impl Store {
     }
 
     fn make(&self) -> Result<(), Error> {
-        for part in ["sha256", "partial"] {
+        for part in ["sha256", "partial", STEPS] {
             let folder = self.folder.join(part);
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
             made.map_err(failed("making", &folder))?;

@@ -1,6 +1,7 @@
 //! Stages of the reading of layers - hashing of what is stored, inflating - that threads share: a stage gives chunks, and
 //! whoever comes for the next one reads it himself, or finds it read by somebody who had nothing else to do. A layer is
-//! read by one thread while all have layers, and by several when the last ones are left.
+//! read by one thread while all have layers, and by several when the last ones are left. Where a stage can be read in
+//! parts, whoever then has nothing to do reads the next part.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, Read};
@@ -11,6 +12,8 @@ use crate::crew::{Board, Crew};
 
 /// How many chunks of a stage may wait to be taken.
 const QUEUE: usize = 4;
+/// How many chunks of all parts may wait: 10 MiB.
+const AHEAD: usize = 40;
 
 /// All stages of all layers that are being read.
 #[derive(Clone)]
@@ -24,10 +27,31 @@ impl<'env> Stages<'env> {
 
     /// Makes a stage of what `source` reads.
     pub(super) fn join(&self, source: impl Read + Send + 'env) -> Chunks<'env> {
+        self.add(Box::new(source), false)
+    }
+
+    /// Makes a stage of what `sources` read, one after another.
+    pub(super) fn join_parts<I>(&self, sources: I) -> Parts<'env, I::IntoIter>
+    where
+        I: IntoIterator<Item: Read + Send + 'env>,
+    {
+        let mut sources = sources.into_iter();
+        let mut part = || sources.next().map(|source| self.join_part(source));
+        let current = part().unwrap_or_else(|| self.join(io::empty()));
+        Parts { current, next: part(), sources, stages: self.clone() }
+    }
+
+    /// Makes a stage of what is not wanted yet: it is read by those who have nothing else to do, until as much waits as
+    /// may wait of all such stages.
+    fn join_part(&self, source: impl Read + Send + 'env) -> Chunks<'env> {
+        self.add(Box::new(source), true)
+    }
+
+    fn add(&self, source: Box<dyn Read + Send + 'env>, part: bool) -> Chunks<'env> {
         let mut all = self.0.board();
         let number = all.next;
         all.next = number.saturating_add(1);
-        all.stages.insert(number, Stage { source: Some(Box::new(source)), full: VecDeque::new(), ended: false });
+        all.stages.insert(number, Stage { source: Some(source), full: VecDeque::new(), ended: false, part });
         drop(all);
         self.0.wake();
         Chunks { stages: self.clone(), number, chunk: Chunk::new(), at: 0, end: false }
@@ -75,6 +99,8 @@ struct Stage<'env> {
     full: VecDeque<io::Result<Chunk>>,
     /// Nothing comes after what waits.
     ended: bool,
+    /// Whether it is one of several that follow one another.
+    part: bool,
 }
 
 /// A chunk to be read.
@@ -93,17 +119,31 @@ impl<'env> All<'env> {
 
     /// The next chunk of a stage, and whether others may read one more for it.
     fn next(&mut self, number: u64) -> (Option<io::Result<Chunk>>, bool) {
+        let waiting = self.waiting();
         let Some(stage) = self.stages.get_mut(&number) else { return (None, false) };
-        let had_no_room = stage.full.len() >= QUEUE;
+        let had_no_room = if stage.part { waiting >= AHEAD } else { stage.full.len() >= QUEUE };
         (stage.full.pop_front(), had_no_room)
     }
 
-    /// The next chunk of a stage that nobody reads and that has room: the `first`, or that which has least waiting. A later
-    /// stage of a layer goes before an earlier one, whose chunks it takes.
+    /// Chunks that wait in all parts.
+    fn waiting(&self) -> usize {
+        self.stages.values().filter(|stage| stage.part).map(|stage| stage.full.len()).sum()
+    }
+
+    /// The next chunk of a stage that nobody reads and that has room: the `first`, or that which has least waiting, parts
+    /// last of all. A later stage of a layer goes before an earlier one, whose chunks it takes.
     fn take(&mut self, first: Option<u64>) -> Option<Job<'env>> {
-        let all = self.stages.iter_mut().rev();
-        let idle = all.filter(|(_, stage)| stage.source.is_some() && stage.full.len() < QUEUE);
-        let (number, stage) = idle.min_by_key(|(number, stage)| (first != Some(**number), stage.full.len()))?;
+        let waiting = self.waiting();
+        let idle = self.stages.iter_mut().rev().filter(|(number, stage)| {
+            let room = match stage.part {
+                // Of the first one the next chunk is wanted, whatever waits of others.
+                true => waiting < AHEAD || (first == Some(**number) && stage.full.is_empty()),
+                false => stage.full.len() < QUEUE,
+            };
+            stage.source.is_some() && room
+        });
+        let (number, stage) =
+            idle.min_by_key(|(number, stage)| (first != Some(**number), stage.part, stage.full.len()))?;
         let chunk = self.spare.pop().unwrap_or_default();
         Some(Job { stage: *number, source: stage.source.take()?, chunk, read: Ok(0) })
     }
@@ -180,6 +220,37 @@ impl BufRead for Chunks<'_> {
     }
 }
 
+/// The bytes of sources that follow one another. While those of one are taken, the next one is read ahead.
+pub(super) struct Parts<'env, I> {
+    current: Chunks<'env>,
+    next: Option<Chunks<'env>>,
+    sources: I,
+    stages: Stages<'env>,
+}
+
+impl<'env, I: Iterator<Item: Read + Send + 'env>> BufRead for Parts<'env, I> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.current.fill_buf()?.is_empty() {
+            let Some(next) = self.next.take() else { break };
+            self.current = next;
+            self.next = self.sources.next().map(|source| self.stages.join_part(source));
+        }
+        self.current.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.current.consume(count);
+    }
+}
+
+impl<'env, I: Iterator<Item: Read + Send + 'env>> Read for Parts<'env, I> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = (&mut self.fill_buf()?).read(out)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
 impl Read for Chunks<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = (&mut self.fill_buf()?).read(out)?;
@@ -237,6 +308,52 @@ mod tests {
                 assert!(got.iter().all(|got| *got == bytes[..length]), "{length} bytes, {helpers} helpers");
             }
         }
+    }
+
+    #[test]
+    fn parts_come_one_after_another() {
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        for size in [1_000_003, CHUNK, bytes.len()] {
+            for helpers in [0, 1, 4] {
+                let stages = Stages::new(1);
+                std::thread::scope(|scope| {
+                    let layer = stages.layer();
+                    (0..helpers).for_each(|_| drop(scope.spawn(|| stages.help())));
+                    let mut got = Vec::new();
+                    let parts = bytes.chunks(size).map(|part| Bytes(part, None));
+                    stages.join_parts(parts).read_to_end(&mut got).unwrap();
+                    assert!(got == bytes, "parts of {size} bytes, {helpers} helpers");
+                    drop(layer);
+                });
+                assert!(stages.0.board().stages.is_empty());
+            }
+        }
+        let stages = Stages::new(1);
+        assert_eq!(stages.join_parts(Vec::<&[u8]>::new()).read_to_end(&mut Vec::new()).unwrap(), 0);
+        let parts = [Bytes(b"abc", Some(io::ErrorKind::TimedOut)), Bytes(b"def", None)];
+        let error = stages.join_parts(parts).read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// What waits of all parts is bounded, and yet everybody gets what he waits for.
+    #[test]
+    fn parts_wait_within_a_bound() {
+        let stages = Stages::new(3);
+        let layers: Vec<_> = (0..3).map(|_| stages.layer()).collect();
+        let mut all: Vec<_> = (0..3).map(|_| stages.join_parts([io::repeat(1), io::repeat(2)])).collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| stages.help());
+            drop(stages.0.board().until(|board| board.waiting() == AHEAD, |_| None));
+            assert!(stages.0.board().take(None).is_none());
+            for parts in &mut all {
+                for _ in 0..2 * AHEAD {
+                    assert_eq!(parts.fill_buf().unwrap().len(), CHUNK);
+                    parts.consume(CHUNK);
+                    assert!(stages.0.board().waiting() <= AHEAD);
+                }
+            }
+            drop((all, layers));
+        });
     }
 
     #[test]

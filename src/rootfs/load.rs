@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use super::error::{EntryFault, Error, StreamFault};
 use super::layer::{self, Budget, Meaning, Stop, Tab};
 use super::spool::{OverLimit, Spool, Spooled, Spools, Tee, WriteFailed};
 use super::tree::Tree;
-use crate::image::{self, Compression, Digest, Image, Layer, Verified};
+use crate::image::{self, Compression, Digest, Image, Layer, Steps};
 use crate::{Progress, Warning, escaped};
 
 /// Bytes of a tar for each packed one from which on it is told, where the tar has at least [`SWOLLEN_FROM`] bytes.
@@ -264,6 +264,8 @@ struct Tar<'a, C> {
     changes: Vec<C>,
     spool: Spool,
     digest: Digest,
+    /// To check it by; of one that was kept there are none.
+    steps: Steps,
     tab: Tab<'a>,
 }
 
@@ -271,11 +273,11 @@ impl<'env, C> Reading<'_, 'env, C> {
     fn layer(&self, image: &'env Image, index: usize) -> Outcome<C> {
         let layer = image.layers().get(index);
         let diff_id = layer.and_then(|layer| layer.diff_id);
-        let kept = match image.unpacked(index)?.map(|(file, digest)| self.kept(file, digest)) {
+        let kept = match image.unpacked(index)?.map(|(file, digest, steps)| self.kept(file, digest, steps)) {
             Some(Err(_)) => image.discard_unpacked(index).map(|()| None)?,
             read => read.and_then(Result::ok),
         };
-        let (format, packed, Tar { changes, spool, digest, tab }) = match kept {
+        let (format, packed, Tar { changes, spool, digest, steps, tab }) = match kept {
             Some(tar) => {
                 let head = image.layer_head(index)?;
                 (format_of(&head, self.label)?, image.layer_size(index)?, tar)
@@ -296,8 +298,11 @@ impl<'env, C> Reading<'_, 'env, C> {
         if let Some(want) = diff_id.filter(|want| *want != digest) {
             return Err(Error::Stream { layer: label(), fault: StreamFault::DiffId { want, got: digest } });
         }
-        let place = spool.place();
+        let (place, keeping) = (spool.place(), spool.is_keeping());
         let spool = spool.finish().map_err(|source| Error::Spool { place, source })?;
+        if keeping {
+            image.keep_steps(index, &steps)?;
+        }
         let declared = layer.and_then(|layer| layer.compression);
         let mislabelled = declared.filter(|declared| *declared != format).map(|declared| {
             let text = format!("{}: the media type says {declared}, the bytes are {format}", self.label);
@@ -321,18 +326,19 @@ impl<'env, C> Reading<'_, 'env, C> {
     }
 
     /// A layer that was kept unpacked, and has to have this digest.
-    fn kept(&self, file: File, digest: Digest) -> Result<Tar<'_, C>, Error> {
+    fn kept(&self, file: File, digest: Digest, steps: Steps) -> Result<Tar<'_, C>, Error> {
         let explain = self.explain(Compression::None);
         let spool = Spool::kept(file.try_clone().map_err(|error| explain.io(error))?);
-        let checked = Verified::new(file, digest, None, self.label.to_owned());
-        let plain = self.stages.join(Counted::new(checked, self.progress));
+        let progress = self.progress;
+        let steps = steps.readers(file, digest, self.label).map(move |step| Counted::new(step, progress));
+        let plain = self.stages.join_parts(steps);
         self.tar(plain, Compression::None, spool, Some(digest))
     }
 
     /// `known` is the digest that `plain` fails without.
     fn tar(
         &self,
-        plain: Chunks,
+        plain: impl BufRead,
         format: Compression,
         spool: Spool,
         known: Option<Digest>,
@@ -342,8 +348,8 @@ impl<'env, C> Reading<'_, 'env, C> {
         let mut entries = Entries::new(Tee::new(plain, spool, &tab, known));
         let changes = layer::read(&mut entries, self.number, &tab, self.meaning);
         let changes = changes.map_err(|stop| explain.stop(stop))?;
-        let (spool, digest) = entries.into_inner().finish().map_err(|error| explain.io(error))?;
-        Ok(Tar { changes, spool, digest, tab })
+        let (spool, digest, steps) = entries.into_inner().finish().map_err(|error| explain.io(error))?;
+        Ok(Tar { changes, spool, digest, steps, tab })
     }
 
     fn explain(&self, format: Compression) -> Explain<'_> {

@@ -7,11 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sha2::{Digest as _, Sha256};
-
 use super::layer::Tab;
 use super::tree::{Content, Extent, Tree};
-use crate::image::Digest;
+use crate::image::{Digest, Stepping, Steps};
 use crate::output::Output;
 
 /// Why writing the spool failed; carried through `io::Error` so that it is not taken for a fault of the layer.
@@ -31,7 +29,7 @@ pub(super) struct OverLimit;
 enum Sum {
     /// Somebody else holds the bytes to it.
     Known(Digest),
-    Running(Sha256),
+    Running(Stepping),
 }
 
 /// Reads a plain tar once, and on the way hashes it and copies it to the spool.
@@ -47,12 +45,13 @@ pub(super) struct Tee<'a, R> {
 impl<'a, R: BufRead> Tee<'a, R> {
     /// Copies to `spool` as much as may be drawn. `known` is the digest where `inner` fails unless it has that.
     pub(super) fn new(inner: R, spool: Spool, tab: &'a Tab<'a>, known: Option<Digest>) -> Self {
-        let sum = known.map_or_else(|| Sum::Running(Sha256::new()), Sum::Known);
+        let sum = known.map_or_else(|| Sum::Running(Stepping::default()), Sum::Known);
         Self { inner, spool, tab, sum, passed: 0 }
     }
 
-    /// Reads what is left, so that every check at the end is made; gives the spool and the SHA-256 of it.
-    pub(super) fn finish(mut self) -> io::Result<(Spool, Digest)> {
+    /// Reads what is left, so that every check at the end is made; gives the spool, the SHA-256 of it, and the steps to it
+    /// where it was computed here.
+    pub(super) fn finish(mut self) -> io::Result<(Spool, Digest, Steps)> {
         loop {
             let count = self.fill_buf()?.len();
             if count == 0 {
@@ -60,11 +59,11 @@ impl<'a, R: BufRead> Tee<'a, R> {
             }
             self.consume(count);
         }
-        let digest = match self.sum {
-            Sum::Known(digest) => digest,
-            Sum::Running(hasher) => Digest::from_bytes(hasher.finalize().into()),
+        let (digest, steps) = match self.sum {
+            Sum::Known(digest) => (digest, Steps::default()),
+            Sum::Running(stepping) => stepping.finish(),
         };
-        Ok((self.spool, digest))
+        Ok((self.spool, digest, steps))
     }
 }
 
@@ -76,8 +75,8 @@ impl<R: BufRead> BufRead for Tee<'_, R> {
             if !self.tab.take_stored(fresh.len() as u64) {
                 return Err(io::Error::other(OverLimit));
             }
-            if let Sum::Running(hasher) = &mut self.sum {
-                hasher.update(fresh);
+            if let Sum::Running(stepping) = &mut self.sum {
+                stepping.update(fresh);
             }
             let written = self.spool.append(fresh);
             written.map_err(|source| io::Error::other(WriteFailed { place: self.spool.place(), source }))?;
@@ -133,6 +132,11 @@ impl Spool {
     /// One that is there already, and is read once more only to be checked.
     pub(super) fn kept(file: File) -> Self {
         Self { place: Place::Kept(file), len: 0 }
+    }
+
+    /// Whether it becomes a file with a name.
+    pub(super) fn is_keeping(&self) -> bool {
+        matches!(self.place, Place::Keeping(_))
     }
 
     /// For messages.
