@@ -62,6 +62,8 @@ pub fn table(options: &Options) {
     let mut turns: Vec<Vec<Turn>> = contestants.iter().map(|_| Vec::new()).collect();
     for _ in 0..options.rounds {
         for (contestant, turns) in contestants.iter().zip(&mut turns) {
+            // What the one before has left to be written would be written meanwhile.
+            nix::unistd::sync();
             let floor = floor::measure(&layout, &data, scratch.path());
             let folder = tempfile::tempdir_in(scratch.path()).expect("a temporary folder");
             floor::have_memory(&data, scratch.path());

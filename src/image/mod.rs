@@ -241,7 +241,9 @@ impl Image {
     /// [`Error::Store`].
     pub(crate) fn unpacked(&self, index: usize) -> Result<Option<(fs::File, Digest, Steps)>, Error> {
         let Some((store, _, diff_id)) = self.place_of_unpacked(index) else { return Ok(None) };
-        Ok(store.get(&diff_id)?.map(|file| (file, diff_id, store.steps(&diff_id))))
+        let Some(file) = store.get(&diff_id)? else { return Ok(None) };
+        let steps = store.steps(&diff_id, &file);
+        Ok(Some((file, diff_id, steps)))
     }
 
     /// Layer `index` of the store turned out not to have its diff_id.
@@ -262,11 +264,10 @@ impl Image {
     }
 
     /// Adds the steps to layer `index`, which has been kept.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub(crate) fn keep_steps(&self, index: usize, steps: &Steps) -> Result<(), Error> {
-        self.place_of_unpacked(index).map_or(Ok(()), |(store, _, diff_id)| store.put_steps(&diff_id, steps))
+    pub(crate) fn keep_steps(&self, index: usize, steps: &Steps) {
+        if let Some((store, _, diff_id)) = self.place_of_unpacked(index) {
+            store.put_steps(&diff_id, steps);
+        }
     }
 
     /// The store, whether layers are kept there unpacked, and under which digest this one is.

@@ -1,5 +1,5 @@
-//! SHA-256 in steps. With the states that a hash had on its way, several threads can check a stream at once: a step begins
-//! in one state and has to end in the next, the last one in the digest. Whoever has checked all steps has computed the
+//! SHA-256 in steps. With the states that a hash had on its way, two threads can check a stream at once: a step begins in
+//! one state and has to end in the next, the last one in the digest. Whoever has checked all steps has computed the
 //! digest, whoever wrote the states: they need not be trusted.
 
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::unwrap_used)]
@@ -11,16 +11,19 @@ use std::sync::Arc;
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest as _, Sha256};
 
+use super::Digest;
 use super::archive::Range;
-use super::{Digest, Error};
 
 /// Bytes of a step: enough that a thread is not held up, few enough that what is read ahead of its turn can wait in
 /// memory.
 const STEP: u64 = 8 << 20;
+/// Bytes of a block of SHA-256.
+const BLOCK: u64 = 64;
+/// Bytes of its eight words.
+const WORDS: usize = 32;
 
-/// SHA-256's state as `sha2` writes it. One that another version has written differently does not fit, and then the
-/// stream counts as damaged: it is made anew.
-type State = SerializedState<Sha256>;
+/// The eight words of SHA-256, as `sha2` writes them.
+type State = [u8; WORDS];
 
 /// A running SHA-256 that notes its states.
 #[derive(Debug, Default)]
@@ -40,12 +43,25 @@ pub(crate) struct Step {
     bytes: Range<Arc<fs::File>>,
     hasher: Sha256,
     goal: Goal,
-    what: String,
 }
 
 enum Goal {
     State(State),
     Digest(Digest),
+}
+
+/// The state of a hash that has seen whole blocks.
+fn state_of(hasher: &Sha256) -> State {
+    hasher.serialize().first_chunk().copied().unwrap_or_default()
+}
+
+/// The hash that has this state after so many blocks: `sha2` writes the words, how many blocks there were, and what waits
+/// for the next one, which is nothing.
+fn hash_in(state: &State, blocks: u64) -> Option<Sha256> {
+    let mut serialized: SerializedState<Sha256> = Sha256::new().serialize();
+    serialized.get_mut(..WORDS)?.copy_from_slice(state);
+    serialized.get_mut(WORDS..)?.first_chunk_mut().map(|count: &mut [u8; 8]| *count = blocks.to_le_bytes())?;
+    Sha256::deserialize(&serialized).ok()
 }
 
 impl Stepping {
@@ -57,7 +73,7 @@ impl Stepping {
             self.hasher.update(now);
             self.since = self.since.saturating_add(now.len() as u64);
             if self.since == STEP {
-                self.steps.0.push(self.hasher.serialize());
+                self.steps.0.push(state_of(&self.hasher));
                 self.since = 0;
             }
             bytes = later;
@@ -71,52 +87,48 @@ impl Stepping {
 }
 
 impl Steps {
-    /// One state after another.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        self.0.iter().flatten().copied().collect()
+    /// Bytes that the steps of a stream of `length` bytes have.
+    pub(crate) fn size(length: u64) -> usize {
+        usize::try_from(length / STEP).unwrap_or(usize::MAX).saturating_mul(WORDS)
     }
 
-    /// States from their bytes; `None` where these are none, none at all included.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let states = bytes.chunks(State::default().len()).map(State::try_from);
-        let states: Vec<_> = states.collect::<Result<_, _>>().ok()?;
-        let sound = states.iter().all(|state| Sha256::deserialize(state).is_ok());
-        (sound && !states.is_empty()).then_some(Self(states))
+    /// One state after another.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        self.0.concat()
+    }
+
+    /// What [`Steps::to_bytes`] gave. Whatever it is, it is some steps.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.as_chunks().0.to_vec())
     }
 
     /// Readers of all steps of `file`, in their order, which are to be read to their ends: together they give all of it,
-    /// and fail unless it has `digest`. `what` names it in messages.
-    pub(crate) fn readers(self, file: fs::File, digest: Digest, what: &str) -> impl Iterator<Item = Step> + use<> {
-        let (file, what) = (Arc::new(file), what.to_owned());
-        let goals = self.0.into_iter().map(Some).chain([None]);
+    /// and one fails unless it has `digest`. Without states there is one step.
+    pub(crate) fn readers(self, file: fs::File, digest: Digest) -> impl Iterator<Item = Step> + use<> {
+        let file = Arc::new(file);
         let mut next = Some(Sha256::new());
-        goals.zip(0_u64..).map_while(move |(state, number)| {
-            let hasher = next.take()?;
-            let (goal, size) = match state {
-                Some(state) => {
-                    next = Sha256::deserialize(&state).ok();
-                    (Goal::State(state), STEP)
+        let goals = self.0.into_iter().map(Goal::State).chain([Goal::Digest(digest)]);
+        goals.zip(0_u64..).map(move |(goal, number)| {
+            // In place of a state that `sha2` cannot take any hash will do: its step fails.
+            let hasher = next.take().unwrap_or_default();
+            let (start, after) = (number.saturating_mul(STEP), number.saturating_add(1).saturating_mul(STEP / BLOCK));
+            let size = match &goal {
+                Goal::State(state) => {
+                    next = hash_in(state, after);
+                    STEP
                 }
-                None => (Goal::Digest(digest), u64::MAX),
+                Goal::Digest(_) => u64::MAX,
             };
-            let bytes = Range::new(Arc::clone(&file), number.saturating_mul(STEP), size);
-            Some(Step { bytes, hasher, goal, what: what.clone() })
+            Step { bytes: Range::new(Arc::clone(&file), start, size), hasher, goal }
         })
     }
 }
 
 impl Step {
-    fn finish(&self) -> io::Result<()> {
+    fn is_right(&self) -> bool {
         match &self.goal {
-            Goal::State(want) if self.hasher.serialize() != *want => {
-                Err(io::Error::other(format!("{}: it is not what was written", self.what)))
-            }
-            Goal::State(_) => Ok(()),
-            Goal::Digest(want) => {
-                let got = Digest::from_bytes(self.hasher.clone().finalize().into());
-                let wrong = || Error::DigestMismatch { what: self.what.clone(), want: *want, got };
-                if got == *want { Ok(()) } else { Err(wrong().into()) }
-            }
+            Goal::State(want) => state_of(&self.hasher) == *want,
+            Goal::Digest(want) => Digest::from_bytes(self.hasher.clone().finalize().into()) == *want,
         }
     }
 }
@@ -127,8 +139,8 @@ impl Read for Step {
             return Ok(0);
         }
         let count = self.bytes.read(buffer)?;
-        if count == 0 {
-            self.finish()?;
+        if count == 0 && !self.is_right() {
+            return Err(io::Error::other("it is not what was written"));
         }
         self.hasher.update(buffer.get(..count).unwrap_or_default());
         Ok(count)
@@ -157,7 +169,7 @@ mod tests {
     fn read(bytes: &[u8], digest: Digest, steps: &Steps) -> io::Result<Vec<u8>> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        let readers: Vec<Step> = steps.clone().readers(file, digest, "it").collect();
+        let readers: Vec<Step> = steps.clone().readers(file, digest).collect();
         let read = |mut step: Step| {
             let mut bytes = Vec::new();
             step.read_to_end(&mut bytes).map(|_| bytes)
@@ -176,8 +188,8 @@ mod tests {
             assert!(read(&bytes, digest, &steps).unwrap() == bytes, "{length}");
             let none = Steps::default();
             assert!(read(&bytes, digest, &none).unwrap() == bytes, "{length}, without steps");
-            let again = Steps::from_bytes(&steps.to_bytes());
-            assert_eq!(again, (count > 0).then_some(steps), "{length}");
+            let written = steps.to_bytes();
+            assert_eq!((written.len(), Steps::from_bytes(&written)), (Steps::size(length), steps), "{length}");
         }
     }
 
@@ -197,16 +209,14 @@ mod tests {
         assert!(read(&[&right[..], b"x"].concat(), digest, &steps).is_err());
         assert!(read(&right, Digest::of(b"x"), &steps).is_err());
         let written = steps.to_bytes();
-        assert!(Steps::from_bytes(&written[1..]).is_none());
-        assert!(Steps::from_bytes(b"").is_none());
-        for at in 0..written.len() {
-            let mut wrong = written.clone();
-            wrong[at] ^= 1;
-            // Read whole only where it matters: that takes long.
-            let wrong = Steps::from_bytes(&wrong);
-            if let Some(wrong) = wrong.filter(|_| at % 35 == 0) {
-                assert!(read(&right, digest, &wrong).is_err(), "byte {at} of the states");
-            }
+        let mut others =
+            vec![written[WORDS..].to_vec(), [&written[..], &written[WORDS..]].concat(), [0xff; 99].to_vec()];
+        for at in [0, 7, WORDS - 1, WORDS, 2 * WORDS - 1] {
+            others.push(written.clone());
+            others.last_mut().unwrap()[at] ^= 1;
+        }
+        for others in others {
+            assert!(read(&right, digest, &Steps::from_bytes(&others)).is_err(), "{others:x?}");
         }
     }
 }

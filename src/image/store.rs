@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `sha256/HEX` | a finished blob: its bytes had this digest when it got its name |
 //! | `partial/HEX` | the bytes that a download has brought so far; whoever writes it holds its lock |
-//! | `steps/HEX` | how a blob is checked by several threads at once ([`super::steps`]); nobody relies on it |
+//! | `steps/HEX` | how two threads can check that blob at once ([`super::steps`]): an aid, which may be missing or wrong |
 //!
 //! A process may be killed anywhere: a blob gets its name by a rename, after the check, and what was there of an
 //! unfinished one is hashed again before more is appended. Locks are those of open files, so none outlives its process.
@@ -29,7 +29,7 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Digest, Error, Steps};
+use super::{Digest, Error, Stepping, Steps};
 use crate::chunk;
 use crate::output::Output;
 
@@ -146,40 +146,50 @@ impl Store {
         Ok(Some(file))
     }
 
-    /// The steps of a finished blob: none where they were not written, or are damaged in a way that is seen at once.
-    pub(super) fn steps(&self, digest: &Digest) -> Steps {
-        fs::read(self.folder.join(STEPS).join(digest.hex()))
-            .ok()
-            .and_then(|bytes| Steps::from_bytes(&bytes))
-            .unwrap_or_default()
+    /// The steps of a finished blob, `file`; none where there is not what they have to be.
+    pub(super) fn steps(&self, digest: &Digest, file: &fs::File) -> Steps {
+        let read = || {
+            let (path, size) = (self.steps_of(digest), Steps::size(file.metadata()?.len()));
+            // Anything else may have any length, or be waited for.
+            let there = fs::symlink_metadata(&path)?;
+            let fits = there.is_file() && there.len() == size as u64;
+            if fits { fs::read(&path) } else { Ok(Vec::new()) }
+        };
+        read().map(|bytes: Vec<u8>| Steps::from_bytes(&bytes)).unwrap_or_default()
     }
 
-    /// Writes the steps of a finished blob, where it has any.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub(super) fn put_steps(&self, digest: &Digest, steps: &Steps) -> Result<(), Error> {
-        let (bytes, path) = (steps.to_bytes(), self.folder.join(STEPS).join(digest.hex()));
+    /// Writes the steps of a finished blob, where it has any and the disk has room. They are an aid, and nobody minds when
+    /// they are missing.
+    pub(super) fn put_steps(&self, digest: &Digest, steps: &Steps) {
+        let (bytes, path) = (steps.to_bytes(), self.steps_of(digest));
         let write = || {
+            make(&self.folder.join(STEPS))?;
             let mut output = Output::create(&path)?;
             output.write_all(&bytes)?;
             output.persist()
         };
-        if bytes.is_empty() { Ok(()) } else { write().map_err(failed("writing", &path)) }
+        if !bytes.is_empty() {
+            let _ = write();
+        }
     }
 
-    /// Removes a finished blob that was found corrupt. One that has its digest again (another process was faster) stays;
-    /// its steps, which may be what is wrong, do not.
+    /// Removes a finished blob that was found corrupt. One that has its digest again stays (another process was faster, or
+    /// its steps were what was wrong): its steps are written anew.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn discard(&self, digest: &Digest) -> Result<(), Error> {
-        removed(&self.folder.join(STEPS).join(digest.hex()))?;
         let path = self.finished(digest);
         let Some(mut file) = opened(&path, fs::File::options().read(true))? else { return Ok(()) };
-        let (hasher, _) = hashed(&mut file).map_err(failed("reading", &path))?;
-        let wrong = Digest::from_bytes(hasher.finalize().into()) != *digest;
-        if wrong && names(&path, &file) { removed(&path) } else { Ok(()) }
+        let mut stepping = Stepping::default();
+        chunk::each(&mut file, |bytes| stepping.update(bytes)).map_err(failed("reading", &path))?;
+        let (got, steps) = stepping.finish();
+        if got == *digest {
+            self.put_steps(digest, &steps);
+        } else if names(&path, &file) {
+            removed(&path)?;
+        }
+        Ok(())
     }
 
     /// Takes the blob's lock and tells what is there of its `size` bytes. Waits while another process or thread has it,
@@ -254,10 +264,8 @@ impl Store {
             };
             for entry in entries {
                 let entry = entry.map_err(failed("reading", &folder))?;
-                let name = entry.file_name();
-                let digest = name.to_str().and_then(|hex| format!("sha256:{hex}").parse().ok());
                 // Another process may have removed it since.
-                let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) else { continue };
+                let (Some(digest), Ok(metadata)) = (digest_of(&entry), entry.metadata()) else { continue };
                 let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 all.push(Stored { digest, size: metadata.len(), used, finished });
             }
@@ -283,24 +291,19 @@ impl Store {
                 pruned.left = pruned.left.saturating_sub(stored.size);
             }
         }
-        self.prune_steps()?;
+        self.prune_steps();
         Ok(pruned)
     }
 
     /// Removes the steps of blobs that are gone. They are written after their blob, and small: no bound counts them.
-    fn prune_steps(&self) -> Result<(), Error> {
-        let folder = self.folder.join(STEPS);
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(failed("reading", &folder))?,
-        };
-        for entry in entries {
-            let entry = entry.map_err(failed("reading", &folder))?;
-            if !self.folder.join("sha256").join(entry.file_name()).exists() {
-                removed(&entry.path())?;
+    fn prune_steps(&self) {
+        for entry in fs::read_dir(self.folder.join(STEPS)).into_iter().flatten().flatten() {
+            // Others' files may be on their way to their names.
+            let Some(digest) = digest_of(&entry) else { continue };
+            if !self.finished(&digest).exists() {
+                let _ = fs::remove_file(entry.path());
             }
         }
-        Ok(())
     }
 
     /// At the end of a build: prunes to the bound that the store was opened with.
@@ -312,10 +315,9 @@ impl Store {
     }
 
     fn make(&self) -> Result<(), Error> {
-        for part in ["sha256", "partial", STEPS] {
+        for part in ["sha256", "partial"] {
             let folder = self.folder.join(part);
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-            made.map_err(failed("making", &folder))?;
+            make(&folder).map_err(failed("making", &folder))?;
         }
         Ok(())
     }
@@ -337,6 +339,10 @@ impl Store {
 
     fn partial(&self, digest: &Digest) -> PathBuf {
         self.folder.join("partial").join(digest.hex())
+    }
+
+    fn steps_of(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(STEPS).join(digest.hex())
     }
 }
 
@@ -459,6 +465,16 @@ fn sweep(scratch: &Path) {
 fn failed(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let what = format!("{verb} {}", path.display());
     move |source| Error::Store { what, source }
+}
+
+/// A folder for this user alone.
+fn make(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// What a file of the store is named after; `None` for one that is not yet, or is nobody's.
+fn digest_of(entry: &fs::DirEntry) -> Option<Digest> {
+    entry.file_name().to_str().and_then(|hex| format!("sha256:{hex}").parse().ok())
 }
 
 /// `None` when there is no such file.

@@ -12,7 +12,7 @@ use crate::crew::{Board, Crew};
 
 /// How many chunks of a stage may wait to be taken.
 const QUEUE: usize = 4;
-/// How many chunks of all parts may wait: 10 MiB.
+/// How many chunks of all parts may wait, beside one that a layer waits for itself: 10 MiB.
 const AHEAD: usize = 40;
 
 /// All stages of all layers that are being read.
@@ -41,8 +41,8 @@ impl<'env> Stages<'env> {
         Parts { current, next: part(), sources, stages: self.clone() }
     }
 
-    /// Makes a stage of what is not wanted yet: it is read by those who have nothing else to do, until as much waits as
-    /// may wait of all such stages.
+    /// Makes a stage of one of several sources, the one that is taken now or the next: it is read ahead by those who have
+    /// nothing else to do, until as much waits as may wait of all such stages.
     fn join_part(&self, source: impl Read + Send + 'env) -> Chunks<'env> {
         self.add(Box::new(source), true)
     }
@@ -125,9 +125,10 @@ impl<'env> All<'env> {
         (stage.full.pop_front(), had_no_room)
     }
 
-    /// Chunks that wait in all parts.
+    /// Chunks that wait in all parts, or will: those that are being read.
     fn waiting(&self) -> usize {
-        self.stages.values().filter(|stage| stage.part).map(|stage| stage.full.len()).sum()
+        let of = |stage: &Stage| stage.full.len().saturating_add((stage.source.is_none() && !stage.ended).into());
+        self.stages.values().filter(|stage| stage.part).map(of).sum()
     }
 
     /// The next chunk of a stage that nobody reads and that has room: the `first`, or that which has least waiting, parts
@@ -204,6 +205,8 @@ impl Drop for Chunks<'_> {
         // Its source may have stages of its own.
         drop(all);
         drop(stage);
+        // Others may wait where it did.
+        self.stages.0.wake();
     }
 }
 
@@ -342,14 +345,14 @@ mod tests {
         let layers: Vec<_> = (0..3).map(|_| stages.layer()).collect();
         let mut all: Vec<_> = (0..3).map(|_| stages.join_parts([io::repeat(1), io::repeat(2)])).collect();
         std::thread::scope(|scope| {
-            scope.spawn(|| stages.help());
+            (0..3).for_each(|_| drop(scope.spawn(|| stages.help())));
             drop(stages.0.board().until(|board| board.waiting() == AHEAD, |_| None));
             assert!(stages.0.board().take(None).is_none());
             for parts in &mut all {
                 for _ in 0..2 * AHEAD {
                     assert_eq!(parts.fill_buf().unwrap().len(), CHUNK);
                     parts.consume(CHUNK);
-                    assert!(stages.0.board().waiting() <= AHEAD);
+                    assert!(stages.0.board().waiting() <= AHEAD + 1);
                 }
             }
             drop((all, layers));

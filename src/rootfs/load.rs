@@ -23,7 +23,7 @@ use crate::{Progress, Warning, escaped};
 const SWOLLEN: u64 = 100;
 /// Smaller layers are zeros for some good reason.
 const SWOLLEN_FROM: u64 = 64 << 20;
-/// Layers that are read at a time, whatever the threads: each has two queues of chunks.
+/// Layers that are read at a time, whatever the threads: each has two queues of chunks, or parts.
 const AT_A_TIME: usize = 8;
 /// Threads that a layer keeps busy: one hashes what is stored, one inflates, one hashes and spools the tar.
 const FOR_A_LAYER: usize = 3;
@@ -301,7 +301,7 @@ impl<'env, C> Reading<'_, 'env, C> {
         let (place, keeping) = (spool.place(), spool.is_keeping());
         let spool = spool.finish().map_err(|source| Error::Spool { place, source })?;
         if keeping {
-            image.keep_steps(index, &steps)?;
+            image.keep_steps(index, &steps);
         }
         let declared = layer.and_then(|layer| layer.compression);
         let mislabelled = declared.filter(|declared| *declared != format).map(|declared| {
@@ -330,7 +330,7 @@ impl<'env, C> Reading<'_, 'env, C> {
         let explain = self.explain(Compression::None);
         let spool = Spool::kept(file.try_clone().map_err(|error| explain.io(error))?);
         let progress = self.progress;
-        let steps = steps.readers(file, digest, self.label).map(move |step| Counted::new(step, progress));
+        let steps = steps.readers(file, digest).map(move |step| Counted::new(step, progress));
         let plain = self.stages.join_parts(steps);
         self.tar(plain, Compression::None, spool, Some(digest))
     }
