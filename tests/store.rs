@@ -207,16 +207,21 @@ fn a_kept_layer_is_checked_in_steps() {
         assert!(build("wrong.eif", &[]) == want);
         assert!(layer.exists() && fs::read(&steps).unwrap() == sound);
     }
-    // Of others, and of what is no file, nobody takes notice.
+    // Missing ones, others, and what is no file: they are written anew, too.
     let place = |make: &dyn Fn()| {
-        let _ = fs::remove_file(&steps);
+        fs::remove_file(&steps).unwrap();
         make();
         assert!(build("odd.eif", &[]) == want && layer.exists());
     };
-    place(&|| {});
-    place(&|| fs::write(&steps, &sound[1..]).unwrap());
-    place(&|| fs::File::create(&steps).unwrap().set_len(1 << 40).unwrap());
+    let odd: [&dyn Fn(); 3] = [&|| {}, &|| fs::write(&steps, &sound[1..]).unwrap(), &|| {
+        fs::File::create(&steps).unwrap().set_len(1 << 40).unwrap()
+    }];
+    for make in odd {
+        place(make);
+        assert!(fs::read(&steps).unwrap() == sound);
+    }
     place(&|| assert!(Command::new("mkfifo").arg(&steps).status().unwrap().success()));
+    assert!(build("after.eif", &[]) == want && fs::read(&steps).unwrap() == sound);
     place(&|| fs::create_dir(&steps).unwrap());
     // Nobody minds when they cannot be written.
     fs::remove_dir_all(&folder).unwrap();

@@ -246,7 +246,7 @@ impl Image {
         Ok(Some((file, diff_id, steps)))
     }
 
-    /// Layer `index` of the store turned out not to have its diff_id.
+    /// Layer `index` of the store turned out not to have its diff_id, or its steps to be wrong.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -263,7 +263,7 @@ impl Image {
         store.output(&diff_id).map(Some)
     }
 
-    /// Adds the steps to layer `index`, which has been kept.
+    /// Adds the steps to layer `index`, which the store has unpacked.
     pub(crate) fn keep_steps(&self, index: usize, steps: &Steps) {
         if let Some((store, _, diff_id)) = self.place_of_unpacked(index) {
             store.put_steps(&diff_id, steps);

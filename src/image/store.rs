@@ -39,6 +39,8 @@ const WAIT: Duration = Duration::from_millis(20);
 const PRIVATE: &str = "eif-store-";
 /// The folder of steps.
 const STEPS: &str = "steps";
+/// Bytes of them that are read: those of a layer of 256 GiB.
+const MOST_STEPS: usize = 1 << 20;
 
 /// Blobs by digest. Cheap to clone; the clones are one store.
 #[derive(Debug, Clone)]
@@ -152,7 +154,7 @@ impl Store {
             let (path, size) = (self.steps_of(digest), Steps::size(file.metadata()?.len()));
             // Anything else may have any length, or be waited for.
             let there = fs::symlink_metadata(&path)?;
-            let fits = there.is_file() && there.len() == size as u64;
+            let fits = there.is_file() && there.len() == size as u64 && size <= MOST_STEPS;
             if fits { fs::read(&path) } else { Ok(Vec::new()) }
         };
         read().map(|bytes: Vec<u8>| Steps::from_bytes(&bytes)).unwrap_or_default()
@@ -168,13 +170,14 @@ impl Store {
             output.write_all(&bytes)?;
             output.persist()
         };
-        if !bytes.is_empty() {
-            let _ = write();
+        if !bytes.is_empty() && write().is_err() {
+            // Better none than wrong ones.
+            let _ = fs::remove_file(&path);
         }
     }
 
-    /// Removes a finished blob that was found corrupt. One that has its digest again stays (another process was faster, or
-    /// its steps were what was wrong): its steps are written anew.
+    /// Removes a finished blob that was found corrupt, or cannot be read. One that has its digest again stays (another
+    /// process was faster, or its steps were what was wrong): its steps are written anew.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -182,12 +185,13 @@ impl Store {
         let path = self.finished(digest);
         let Some(mut file) = opened(&path, fs::File::options().read(true))? else { return Ok(()) };
         let mut stepping = Stepping::default();
-        chunk::each(&mut file, |bytes| stepping.update(bytes)).map_err(failed("reading", &path))?;
+        let read = chunk::each(&mut file, |bytes| stepping.update(bytes));
         let (got, steps) = stepping.finish();
-        if got == *digest {
+        if read.is_err() || got != *digest {
+            return if names(&path, &file) { removed(&path) } else { Ok(()) };
+        }
+        if self.steps_of(digest).exists() {
             self.put_steps(digest, &steps);
-        } else if names(&path, &file) {
-            removed(&path)?;
         }
         Ok(())
     }

@@ -205,7 +205,7 @@ impl Drop for Chunks<'_> {
         // Its source may have stages of its own.
         drop(all);
         drop(stage);
-        // Others may wait where it did.
+        // Its chunks leave room for those of others.
         self.stages.0.wake();
     }
 }

@@ -264,7 +264,7 @@ struct Tar<'a, C> {
     changes: Vec<C>,
     spool: Spool,
     digest: Digest,
-    /// To check it by; of one that was kept there are none.
+    /// To check it by: none where they are there already, or the digest was known.
     steps: Steps,
     tab: Tab<'a>,
 }
@@ -298,9 +298,9 @@ impl<'env, C> Reading<'_, 'env, C> {
         if let Some(want) = diff_id.filter(|want| *want != digest) {
             return Err(Error::Stream { layer: label(), fault: StreamFault::DiffId { want, got: digest } });
         }
-        let (place, keeping) = (spool.place(), spool.is_keeping());
+        let (place, stays) = (spool.place(), spool.stays());
         let spool = spool.finish().map_err(|source| Error::Spool { place, source })?;
-        if keeping {
+        if stays {
             image.keep_steps(index, &steps);
         }
         let declared = layer.and_then(|layer| layer.compression);
@@ -330,9 +330,15 @@ impl<'env, C> Reading<'_, 'env, C> {
         let explain = self.explain(Compression::None);
         let spool = Spool::kept(file.try_clone().map_err(|error| explain.io(error))?);
         let progress = self.progress;
+        if steps.is_empty() {
+            // They are found on the way, for the next time.
+            let tar = self.tar(self.stages.join(Counted::new(file, progress)), Compression::None, spool, None)?;
+            let fault = StreamFault::DiffId { want: digest, got: tar.digest };
+            let wrong = || Error::Stream { layer: self.label.to_owned(), fault };
+            return if tar.digest == digest { Ok(tar) } else { Err(wrong()) };
+        }
         let steps = steps.readers(file, digest).map(move |step| Counted::new(step, progress));
-        let plain = self.stages.join_parts(steps);
-        self.tar(plain, Compression::None, spool, Some(digest))
+        self.tar(self.stages.join_parts(steps), Compression::None, spool, Some(digest))
     }
 
     /// `known` is the digest that `plain` fails without.

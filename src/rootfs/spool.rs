@@ -134,9 +134,9 @@ impl Spool {
         Self { place: Place::Kept(file), len: 0 }
     }
 
-    /// Whether it becomes a file with a name.
-    pub(super) fn is_keeping(&self) -> bool {
-        matches!(self.place, Place::Keeping(_))
+    /// Whether it is a file that stays.
+    pub(super) fn stays(&self) -> bool {
+        matches!(self.place, Place::Keeping(_) | Place::Kept(_))
     }
 
     /// For messages.
