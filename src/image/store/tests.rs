@@ -273,7 +273,10 @@ fn happen(store: &Store, event: &Event) {
                 fs::write(&path, bytes).unwrap();
             }
         }
-        Event::Pruned { bound } => assert!(store.prune(bound, false).unwrap().left <= bound),
+        // A process that another test starts has the locks of this one until it runs its program.
+        Event::Pruned { bound } => {
+            assert!((0..10_000).any(|_| store.prune(bound, false).unwrap().left <= bound));
+        }
     }
 }
 
