@@ -3,7 +3,7 @@
 //! AMD's Zen 3, measured). So whoever reads or writes a file begins its chunks at multiples of [`CHUNK`] where it can.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::ops::Deref;
 
 /// Bytes of a chunk: small enough for the second-level cache.
@@ -84,6 +84,16 @@ impl fmt::Debug for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Chunk of {} bytes", self.len)
     }
+}
+
+/// [`Read::read`] of what is read through its buffer.
+///
+/// # Errors
+/// Those of the reader.
+pub(crate) fn read_buffered(reader: &mut impl BufRead, out: &mut [u8]) -> io::Result<usize> {
+    let count = reader.fill_buf()?.read(out)?;
+    reader.consume(count);
+    Ok(count)
 }
 
 /// Gives `taker` all that `reader` has, chunk by chunk.

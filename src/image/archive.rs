@@ -249,6 +249,11 @@ impl<F: Borrow<fs::File>> Range<F> {
     pub(super) fn new(file: F, offset: u64, size: u64) -> Self {
         Self { file, at: offset, left: size }
     }
+
+    /// Bytes of the range that have not been read.
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
 }
 
 impl<F: Borrow<fs::File>> Read for Range<F> {
@@ -420,7 +425,7 @@ fn from_saved(archive: Archive, saved: &Saved, platform: &Platform) -> Result<Im
 /// The digest that a config's name in the archive is: `HEX.json`, or `blobs/sha256/HEX`.
 fn config_digest(name: &str) -> Option<Digest> {
     let hex = name.rsplit('/').next()?.trim_end_matches(".json");
-    format!("sha256:{hex}").parse().ok()
+    Digest::from_hex(hex)
 }
 
 /// The config, verified where its name is its digest.

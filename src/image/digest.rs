@@ -36,6 +36,11 @@ impl Digest {
         Self(bytes)
     }
 
+    /// A digest from its 64 lower-case hex digits, as file names have it; `None` for anything else.
+    pub(crate) fn from_hex(digits: &str) -> Option<Self> {
+        format!("sha256:{digits}").parse().ok()
+    }
+
     /// The 64 hex digits without the algorithm's name.
     pub fn hex(&self) -> String {
         hex::encode(self.0)

@@ -150,14 +150,14 @@ impl Store {
 
     /// The steps of a finished blob, `file`; none where there is not what they have to be.
     pub(super) fn steps(&self, digest: &Digest, file: &fs::File) -> Steps {
-        let read = || {
+        let read = || -> io::Result<Steps> {
             let (path, size) = (self.steps_of(digest), Steps::size(file.metadata()?.len()));
             // Anything else may have any length, or be waited for.
             let there = fs::symlink_metadata(&path)?;
             let fits = there.is_file() && there.len() == size as u64 && size <= MOST_STEPS;
-            if fits { fs::read(&path) } else { Ok(Vec::new()) }
+            if fits { Ok(Steps::from_bytes(&fs::read(&path)?)) } else { Ok(Steps::default()) }
         };
-        read().map(|bytes: Vec<u8>| Steps::from_bytes(&bytes)).unwrap_or_default()
+        read().unwrap_or_default()
     }
 
     /// Writes the steps of a finished blob, where it has any and the disk has room. They are an aid, and nobody minds when
@@ -478,7 +478,7 @@ fn make(folder: &Path) -> io::Result<()> {
 
 /// What a file of the store is named after; `None` for one that is not yet, or is nobody's.
 fn digest_of(entry: &fs::DirEntry) -> Option<Digest> {
-    entry.file_name().to_str().and_then(|hex| format!("sha256:{hex}").parse().ok())
+    entry.file_name().to_str().and_then(Digest::from_hex)
 }
 
 /// `None` when there is no such file.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
-use crate::chunk::{CHUNK, Chunk};
+use crate::chunk::{self, CHUNK, Chunk};
 use crate::crew::{Board, Crew};
 
 /// How many chunks of a stage may wait to be taken.
@@ -27,7 +27,7 @@ impl<'env> Stages<'env> {
 
     /// Makes a stage of what `source` reads.
     pub(super) fn join(&self, source: impl Read + Send + 'env) -> Chunks<'env> {
-        self.add(Box::new(source), false)
+        self.add(source, false)
     }
 
     /// Makes a stage of what `sources` read, one after another.
@@ -36,18 +36,15 @@ impl<'env> Stages<'env> {
         I: IntoIterator<Item: Read + Send + 'env>,
     {
         let mut sources = sources.into_iter();
-        let mut part = || sources.next().map(|source| self.join_part(source));
+        let mut part = || sources.next().map(|source| self.add(source, true));
         let current = part().unwrap_or_else(|| self.join(io::empty()));
         Parts { current, next: part(), sources, stages: self.clone() }
     }
 
-    /// Makes a stage of one of several sources, the one that is taken now or the next: it is read ahead by those who have
-    /// nothing else to do, until as much waits as may wait of all such stages.
-    fn join_part(&self, source: impl Read + Send + 'env) -> Chunks<'env> {
-        self.add(Box::new(source), true)
-    }
-
-    fn add(&self, source: Box<dyn Read + Send + 'env>, part: bool) -> Chunks<'env> {
+    /// A `part` is one of several sources, the one that is taken now or the next: it is read ahead by those who have
+    /// nothing else to do, until as much waits as may wait of all parts.
+    fn add(&self, source: impl Read + Send + 'env, part: bool) -> Chunks<'env> {
+        let source = Box::new(source);
         let mut all = self.0.board();
         let number = all.next;
         all.next = number.saturating_add(1);
@@ -236,7 +233,7 @@ impl<'env, I: Iterator<Item: Read + Send + 'env>> BufRead for Parts<'env, I> {
         while self.current.fill_buf()?.is_empty() {
             let Some(next) = self.next.take() else { break };
             self.current = next;
-            self.next = self.sources.next().map(|source| self.stages.join_part(source));
+            self.next = self.sources.next().map(|source| self.stages.add(source, true));
         }
         self.current.fill_buf()
     }
@@ -248,17 +245,13 @@ impl<'env, I: Iterator<Item: Read + Send + 'env>> BufRead for Parts<'env, I> {
 
 impl<'env, I: Iterator<Item: Read + Send + 'env>> Read for Parts<'env, I> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let count = (&mut self.fill_buf()?).read(out)?;
-        self.consume(count);
-        Ok(count)
+        chunk::read_buffered(self, out)
     }
 }
 
 impl Read for Chunks<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let count = (&mut self.fill_buf()?).read(out)?;
-        self.consume(count);
-        Ok(count)
+        chunk::read_buffered(self, out)
     }
 }
 
@@ -267,6 +260,11 @@ mod tests {
     use super::*;
 
     const LAYERS: usize = 3;
+
+    /// Enough for a dozen chunks.
+    fn bytes() -> Vec<u8> {
+        (0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    }
 
     /// Gives its bytes in small pieces, then an error if there is one.
     struct Bytes<'a>(&'a [u8], Option<io::ErrorKind>);
@@ -303,7 +301,7 @@ mod tests {
 
     #[test]
     fn all_bytes_come_in_their_order() {
-        let bytes: Vec<u8> = (0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let bytes = bytes();
         for length in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, bytes.len()] {
             for helpers in [0, 1, 4] {
                 let got = through_stages(&bytes[..length], helpers);
@@ -315,7 +313,7 @@ mod tests {
 
     #[test]
     fn parts_come_one_after_another() {
-        let bytes: Vec<u8> = (0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let bytes = bytes();
         for size in [1_000_003, CHUNK, bytes.len()] {
             for helpers in [0, 1, 4] {
                 let stages = Stages::new(1);

@@ -333,9 +333,11 @@ impl<'env, C> Reading<'_, 'env, C> {
         if steps.is_empty() {
             // They are found on the way, for the next time.
             let tar = self.tar(self.stages.join(Counted::new(file, progress)), Compression::None, spool, None)?;
-            let fault = StreamFault::DiffId { want: digest, got: tar.digest };
-            let wrong = || Error::Stream { layer: self.label.to_owned(), fault };
-            return if tar.digest == digest { Ok(tar) } else { Err(wrong()) };
+            if tar.digest != digest {
+                let fault = StreamFault::DiffId { want: digest, got: tar.digest };
+                return Err(Error::Stream { layer: self.label.to_owned(), fault });
+            }
+            return Ok(tar);
         }
         let steps = steps.readers(file, digest).map(move |step| Counted::new(step, progress));
         self.tar(self.stages.join_parts(steps), Compression::None, spool, Some(digest))

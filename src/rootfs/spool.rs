@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::layer::Tab;
 use super::tree::{Content, Extent, Tree};
+use crate::chunk;
 use crate::image::{Digest, Stepping, Steps};
 use crate::output::Output;
 
@@ -94,9 +95,7 @@ impl<R: BufRead> BufRead for Tee<'_, R> {
 
 impl<R: BufRead> Read for Tee<'_, R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let count = (&mut self.fill_buf()?).read(out)?;
-        self.consume(count);
-        Ok(count)
+        chunk::read_buffered(self, out)
     }
 }
 
